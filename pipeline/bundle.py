@@ -1,0 +1,175 @@
+"""A MONAI bundle on disk: where it is, what its metadata says, which weights it holds. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleError
+
+SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
+"""The folder of the bundles that come with the package."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept as DICOM writes it: value, coding scheme designator ("SCT"), meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One label of a segmentation, with the codes that a DICOM SEG needs.
+
+    Attributes:
+        value: the integer in the label map, 1 or more; 0 is background.
+        name: short name for tables and file names.
+        category: SegmentedPropertyCategoryCodeSequence (0062,0003).
+        type: SegmentedPropertyTypeCodeSequence (0062,000F).
+        modifier: SegmentedPropertyTypeModifierCodeSequence (0062,0011), such as Anterior; None where the type says all.
+        color: sRGB, each 0 to 255, for previews and RecommendedDisplayCIELabValue.
+    """
+
+    value: int
+    name: str
+    category: Code
+    type: Code
+    modifier: Code | None
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class SeriesRule:
+    """Which series of a study a bundle was trained for.
+
+    Attributes:
+        modality: DICOM Modality; None takes any.
+        min_slices: series with fewer slices (scouts) are left out.
+    """
+
+    modality: str | None = None
+    min_slices: int = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle folder and its metadata."""
+
+    folder: Path
+    metadata: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder-safe name in the metadata, or the folder's own."""
+        return str(self.metadata.get("name") or self.folder.name)
+
+    @property
+    def version(self) -> str:
+        """The bundle's own version, not scanloom's."""
+        return str(self.metadata["version"])
+
+    @property
+    def series_rule(self) -> SeriesRule:
+        """Which series of a study this bundle takes; any, where the metadata does not say."""
+        rule = self.metadata.get("series_selection", {})
+        return SeriesRule(rule.get("modality"), int(rule.get("min_slices", 1)))
+
+    @cached_property
+    def labels(self) -> tuple[LabelClass, ...]:
+        """The labels without background, in the order of their values.
+
+        Raises:
+            BundleError: the metadata has no usable `label_classes`.
+        """
+        try:
+            classes = [_label_class(entry) for entry in self.metadata["label_classes"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"bundle {self.name}: label_classes in configs/metadata.json is missing or incomplete ({error!r}). "
+                "Give each label value, name, category, type and color."
+            ) from None
+        return tuple(sorted(classes, key=lambda label: label.value))
+
+    @property
+    def weights(self) -> Path:
+        """The state dict that inference loads."""
+        return self.folder / "models" / "model.pt"
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file, 64 hex digits."""
+        try:
+            return hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        except OSError as error:
+            raise BundleError(
+                f"bundle {self.name}: no readable weights at {self.weights} ({error.strerror}). "
+                "Train it with `scanloom train`, or copy the weights there."
+            ) from None
+
+    def config(self, name: str) -> Path:
+        """The config `configs/<name>.yaml` (or .yml, .json).
+
+        Raises:
+            BundleError: there is none.
+        """
+        for suffix in (".yaml", ".yml", ".json"):
+            path = self.folder / "configs" / f"{name}{suffix}"
+            if path.is_file():
+                return path
+        raise BundleError(f"bundle {self.name}: no {name}.yaml or {name}.json in {self.folder / 'configs'}. Add one.")
+
+
+def find_bundle(name_or_folder: str | Path) -> Bundle:
+    """The bundle of that name among the shipped ones, or in that folder.
+
+    Raises:
+        BundleError: there is no such bundle, or its metadata can not be read.
+    """
+    candidates = [Path(name_or_folder).expanduser(), SHIPPED / name_or_folder]
+    for folder in candidates:
+        if (folder / "configs" / "metadata.json").is_file():
+            return Bundle(folder.resolve(), _read_metadata(folder / "configs" / "metadata.json"))
+    raise BundleError(
+        f"no bundle {str(name_or_folder)!r}: neither a folder with configs/metadata.json nor one of the shipped "
+        f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name or folder."
+    )
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(path.parent.parent.name for path in SHIPPED.glob("*/configs/metadata.json"))
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"bundle metadata {path} can not be read: {error}. It must be a JSON object.") from None
+    if not isinstance(metadata, dict):
+        raise BundleError(f"bundle metadata {path} holds a {type(metadata).__name__}. It must be a JSON object.")
+    return metadata
+
+
+def _label_class(entry: Mapping[str, Any]) -> LabelClass:
+    red, green, blue = (int(part) for part in entry["color"])
+    modifier = entry.get("modifier")
+    return LabelClass(
+        value=int(entry["value"]),
+        name=str(entry["name"]),
+        category=_code(entry["category"]),
+        type=_code(entry["type"]),
+        modifier=_code(modifier) if modifier else None,
+        color=(red, green, blue),
+    )
+
+
+def _code(entry: Mapping[str, str]) -> Code:
+    return Code(entry["value"], entry["scheme"], entry["meaning"])

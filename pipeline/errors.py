@@ -1,0 +1,27 @@
+"""Errors that a user can mend. Each message is one line: what, where, how to mend; nothing of the patient."""
+
+
+class PipelineError(Exception):
+    """Something that stops one case or one command; the command line prints its message and exits with its status."""
+
+    exit_status = 1
+
+
+class UsageError(PipelineError):
+    """The arguments do not fit together, or name something that does not exist."""
+
+    exit_status = 2
+
+
+class StudyError(PipelineError):
+    """An input that can not be read as a scan, or that does not say which of several scans is meant."""
+
+    exit_status = 3
+
+
+class GeometryError(StudyError):
+    """The place of the voxels in the patient is missing, contradictory or not supported."""
+
+
+class BundleError(PipelineError):
+    """A bundle that is missing, incomplete or contradicts itself."""
