@@ -14,9 +14,17 @@ class UsageError(PipelineError):
 
 
 class StudyError(PipelineError):
-    """An input that can not be read as a scan, or that does not say which of several scans is meant."""
+    """An input that can not be read as a scan, or that does not say which of several scans is meant.
+
+    Attributes:
+        code: the reason in machine-readable form, such as "missing-slice"; as in `Notice`.
+    """
 
     exit_status = 3
+
+    def __init__(self, message: str, code: str = "input") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class GeometryError(StudyError):
