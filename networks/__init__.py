@@ -1,5 +1,6 @@
 """Networks mapping (B, C, *spatial) images to (B, K, *spatial) logits."""
 
+from .resnet_unet import ResNetUNet
 from .unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["ResNetUNet", "UNet"]
