@@ -1,0 +1,104 @@
+"""All files of one case, written in an order that lets the last one vouch for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import PipelineError, UsageError
+from ..volume import Volume
+from .labels import write_labels
+from .measure import measure, write_measurements
+from .report import RunFacts, build_report, write_report
+
+FORMATS = ("nifti", "dicom-seg")
+"""How a label map can be written."""
+
+
+def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
+    """The formats to write: those requested, else NIfTI, and DICOM SEG where the input is DICOM.
+
+    Call it before the network runs, so that a request that can not be met costs nothing.
+
+    Raises:
+        UsageError: an unknown format, or DICOM SEG for an input that is not DICOM.
+    """
+    if not requested:
+        return FORMATS if volume.instances else ("nifti",)
+    unknown = [name for name in requested if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
+    if "dicom-seg" in requested and not volume.instances:
+        raise UsageError(
+            f"case {volume.case}: a DICOM SEG refers to DICOM instances and this input has none. "
+            "Leave out --format dicom-seg, or give the DICOM series as input."
+        )
+    return tuple(name for name in FORMATS if name in requested)
+
+
+def write_case(
+    folder: Path,
+    labels: np.ndarray,
+    volume: Volume,
+    bundle: Bundle,
+    facts: RunFacts,
+    formats: Sequence[str] | None = None,
+) -> dict[str, Path]:
+    """Write every output of a case into the folder and return name -> path.
+
+    An old report.json goes first and the new one comes last: where there is one, everything it lists was written by
+    the same run. An error leaves the files that were finished before it.
+
+    Args:
+        folder: OUT/<case>; made if there is none.
+        labels: (X, Y, Z), integers from 0, on the volume's grid.
+        volume: the input.
+        bundle: names labels and weights.
+        facts: device, seconds so far (the writing is added as "outputs"), warnings.
+        formats: as choose_formats takes them.
+    Raises:
+        UsageError, StudyError: a format that this input does not allow.
+        BundleError: labels hold a value that the bundle does not name.
+        PipelineError: labels are not on the volume's grid, or a file can not be written.
+    """
+    start = perf_counter()
+    chosen = choose_formats(formats, volume)
+    measurements = measure(labels, volume, bundle)
+    _remove(folder / "report.json")
+    written: dict[str, Path] = {}
+
+    if "nifti" in chosen:
+        written["labels"] = folder / "labels.nii.gz"
+        write_labels(written["labels"], labels, volume)
+    written["measurements_json"], written["measurements_csv"] = write_measurements(folder, measurements, volume)
+    # matplotlib and highdicom are imported only when their files are written: each costs a large part of a second.
+    from .preview import write_preview
+
+    written["preview"] = folder / "preview.png"
+    write_preview(written["preview"], labels, volume, bundle, measurements)
+    if "dicom-seg" in chosen:
+        from .dicom_seg import write_dicom_seg
+
+        written["segmentation"] = folder / "segmentation.dcm"
+        write_dicom_seg(written["segmentation"], labels, volume, bundle)
+
+    timed = replace(facts, seconds={**facts.seconds, "outputs": perf_counter() - start})
+    names = [path.name for path in written.values()]
+    written["report"] = folder / "report.json"
+    write_report(written["report"], build_report(volume, bundle, measurements, timed, names))
+    return written
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise PipelineError(
+            f"{path}: can not be replaced ({error.strerror or type(error).__name__}). "
+            "Choose another folder with -o, or change its permissions."
+        ) from None

@@ -1,0 +1,121 @@
+"""Three anatomical sections of a scan as a radiologist sees them: patient right on the viewer's left, anterior and
+superior up, a sagittal section facing left. Works on RAS axes; the source grid may be of any orientation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from ..volume import Volume
+
+OBLIQUE_COSINE = 0.26
+"""A direction gets a second letter from here on: 15 degrees."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One plane, rows downwards and columns to the right as on the screen.
+
+    Attributes:
+        name: "axial", "coronal" or "sagittal".
+        image: (rows, columns), source intensities.
+        labels: (rows, columns), label values.
+        pixel_mm: height and width of a pixel.
+        edges: orientation letters at the left, right, top and bottom edge.
+        cross: row and column where the other two planes cut this one.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray
+    pixel_mm: tuple[float, float]
+    edges: tuple[str, str, str, str]
+    cross: tuple[int, int]
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width in mm."""
+        rows, columns = self.image.shape
+        return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The three planes through one point.
+
+    Attributes:
+        planes: axial, coronal, sagittal.
+        point_ras_mm: where they meet.
+    """
+
+    planes: tuple[Section, Section, Section]
+    point_ras_mm: tuple[float, float, float]
+
+
+def cut_sections(labels: np.ndarray, volume: Volume) -> Sections:
+    """The planes through the largest section of all labels along each axis; through the centre where there is none.
+
+    Args:
+        labels: (X, Y, Z), on the volume's grid.
+        volume: the first channel is shown.
+    """
+    to_ras = nib.orientations.io_orientation(volume.affine)
+    image = nib.orientations.apply_orientation(volume.array[0], to_ras)
+    labels = nib.orientations.apply_orientation(labels, to_ras)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(to_ras, volume.spatial_shape)
+    point = largest_sections(labels)
+    right, anterior, superior = affine[:3, :3].T
+    x, y, z = point
+    planes = (
+        _section("axial", image[:, :, z], labels[:, :, z], (right, anterior), (x, y)),
+        _section("coronal", image[:, y, :], labels[:, y, :], (right, superior), (x, z)),
+        _section("sagittal", image[x], labels[x], (anterior, superior), (y, z)),
+    )
+    r, a, s = (float(part) for part in affine[:3, :3] @ point + affine[:3, 3])
+    return Sections(planes, (r, a, s))
+
+
+def largest_sections(labels: np.ndarray) -> tuple[int, int, int]:
+    """Along each axis the index of the section with most labelled voxels; the middle one where there are none."""
+    mask = labels > 0
+    if not mask.any():
+        x, y, z = (size // 2 for size in labels.shape)
+        return x, y, z
+    x, y, z = (int(mask.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
+    return x, y, z
+
+
+def direction_letters(direction: np.ndarray) -> str:
+    """Letters of a direction in RAS, the dominant one first, such as "A" or, where it is oblique, "AR"."""
+    cosines = direction / np.linalg.norm(direction)
+    order = np.argsort(-np.abs(cosines), kind="stable")
+    letters = [("RAS" if cosines[axis] > 0 else "LPI")[axis] for axis in order]
+    keep = 1 + sum(abs(cosines[axis]) > OBLIQUE_COSINE for axis in order[1:])
+    return "".join(letters[:keep])
+
+
+def _section(
+    name: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    axes: tuple[np.ndarray, np.ndarray],
+    cross: tuple[int, int],
+) -> Section:
+    """Turn a plane whose axes grow to (right or anterior, anterior or superior) so that both decrease on the screen."""
+    across, up = axes
+    columns, rows = image.shape
+    return Section(
+        name=name,
+        image=image.T[::-1, ::-1],
+        labels=labels.T[::-1, ::-1],
+        pixel_mm=(float(np.linalg.norm(up)), float(np.linalg.norm(across))),
+        edges=(
+            direction_letters(across),
+            direction_letters(-across),
+            direction_letters(up),
+            direction_letters(-up),
+        ),
+        cross=(rows - 1 - cross[1], columns - 1 - cross[0]),
+    )
