@@ -111,8 +111,8 @@ class ResNetEncoder(nn.Module):
             ValueError: there are not that many stages.
         """
         check_choice("number of stages", number, range(len(STAGES) + 1))
-        modules = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
-        return [module for stage in modules[:number] for module in stage]
+        modules: list[nn.Module] = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
+        return modules[: number + 1] if number else []
 
 
 class BasicBlock(nn.Module):

@@ -125,7 +125,8 @@ class ResNetUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, *spatial) -> logits (B, num_classes, *spatial)."""
         padded = pad_to_multiple(image, self.size_divisor)
-        *skips, x = padded, *self.encoder(padded)
+        skips: list[Tensor] = [padded, *self.encoder(padded)]
+        x = skips.pop()
         for upsample, decode in zip(self.upsample, self.decoder, strict=True):
             x = decode(torch.cat([skips.pop(), upsample(x)], dim=1))
         return crop_to(self.head(x), image.shape[2:])

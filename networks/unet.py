@@ -219,7 +219,8 @@ class UNet(nn.Module):
 
         On the way through level l, where a voxel is `jump` input voxels wide, each convolution reaches (k - 1) / 2 of
         them further; a pooling, with the up-convolution that undoes it, s - 1 (the voxel may be the first or the last
-        of its cell); linear interpolation one coarse voxel more.
+        of its cell). Linear interpolation draws on the next cell too, for the voxels past the middle of their own:
+        the first of them, number (s - 1) // 2 + 1 of 0 to s - 1, is the farthest from that cell's end.
         """
         fields = []
         for axis in range(len(self._kernels[0])):
@@ -229,9 +230,9 @@ class UNet(nn.Module):
                 reach += passes * CONVOLUTIONS_A_STAGE * (kernel[axis] // 2) * jump
                 if level < self.depth:
                     stride = self._strides[level][axis]
-                    reach += (stride - 1) * jump
+                    past_middle = (stride - 1) // 2 + 1
+                    reach += (2 * stride - 1 - past_middle if linear and stride > 1 else stride - 1) * jump
                     jump *= stride
-                    reach += jump if linear and stride > 1 else 0
             fields.append(2 * reach + 1)
         return tuple(fields)
 
