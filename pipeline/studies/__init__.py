@@ -1,1 +1,34 @@
-"""placeholder"""
+"""Any input -> `Volume`: finds the series of a study, judges their geometry, reads the one that is meant.
+
+Imports neither torch nor MONAI; `reader.StudyReader`, the same door for MONAI's `LoadImaged`, is imported by name.
+"""
+
+from ..volume import Volume
+from .find import find_series
+from .study import AmbiguousSeriesError, Series, select_series
+
+__all__ = ["AmbiguousSeriesError", "Series", "find_series", "read_series", "select_series"]
+
+
+def read_series(series: Series) -> Volume:
+    """The voxels of a series, and their place in the patient.
+
+    Args:
+        series: one that `find_series` found.
+    Raises:
+        GeometryError: the series was refused for its geometry.
+        StudyError: it was refused for another reason, or its pixels can not be read.
+    """
+    if series.refused:
+        raise series.refused.with_traceback(None)
+    if series.kind == "dicom":
+        from .dicom import read_dicom
+
+        return read_dicom(series)
+    if series.kind == "nifti":
+        from .nifti import read_nifti
+
+        return read_nifti(series)
+    from .itk_image import read_itk
+
+    return read_itk(series)
