@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 
 from ..bundle import Bundle
 from ..volume import Volume
@@ -24,14 +25,18 @@ from .sections import Section, Sections, cut_sections
 DPI = 100
 PANELS_PX = (1400, 620)
 """Room for the three panels, width and height; the scale is the largest that fits."""
-MARGIN_PX, TITLE_PX, LEGEND_ROW_PX, LEGEND_COLUMN_PX = 24, 64, 26, 230
+MARGIN_PX, TITLE_PX, LEGEND_ROW_PX = 24, 64, 26
 MIN_WIDTH_PX = 900
+LETTER_ROOM_PX = 60
+"""A panel thinner than this has no letters across its thin side."""
 LEGEND_LIMIT = 24
 """Labels named in the legend; the measurements hold them all."""
+NAME_LIMIT = 40
+"""Characters of a label's name in the legend."""
 CT_WINDOW_HU = (-160.0, 240.0)
 """Soft tissue: level 40, width 400."""
 PERCENTILES = (1.0, 99.0)
-BACKGROUND, INK, DIM = "#101214", "#f2f2f2", "#9aa0a6"
+BACKGROUND, INK, DIM, CROSS = "#101214", "#f2f2f2", "#9aa0a6", "#f0e442"
 FILL_ALPHA = 0.30
 
 
@@ -57,7 +62,7 @@ def write_preview(
     check_grid(labels, volume)
     found = [row for row in measurements or measure(labels, volume, bundle) if row.voxels]
     sections = cut_sections(labels, volume)
-    window = choose_window(sections, volume.modality)
+    window = choose_window(sections, volume.modality or bundle.series_rule.modality)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a font without a glyph of the case's name
         figure = _draw(sections, window, found, volume, bundle)
@@ -88,8 +93,9 @@ def _draw(
     heights, widths = zip(*(section.size_mm for section in sections.planes), strict=True)
     scale = min((PANELS_PX[0] - 2 * MARGIN_PX) / sum(widths), PANELS_PX[1] / max(heights))
     width = max(MIN_WIDTH_PX, scale * sum(widths) + 4 * MARGIN_PX)
-    legend_columns = max(1, int((width - 2 * MARGIN_PX) // LEGEND_COLUMN_PX))
-    legend_rows = -(-max(1, min(len(found), LEGEND_LIMIT + 1)) // legend_columns)
+    entries = _legend_entries(found)
+    legend_columns = max(1, int((width - 2 * MARGIN_PX) // (70 + 9 * max(len(text) for text, _ in entries))))
+    legend_rows = -(-len(entries) // legend_columns)
     bottom = MARGIN_PX + LEGEND_ROW_PX * (legend_rows + 1)
     height = TITLE_PX + scale * max(heights) + bottom
 
@@ -105,7 +111,7 @@ def _draw(
         left += wide + MARGIN_PX
     _draw_scale_bar(figure.axes[0], sections.planes[0])
     _write_texts(figure, sections, window, volume, bundle)
-    _write_legend(figure, found, colors, legend_columns)
+    _write_legend(figure, [(text, colors.get(value, BACKGROUND)) for text, value in entries], legend_columns)
     return figure
 
 
@@ -129,10 +135,20 @@ def _draw_section(
     axes.imshow(overlay, extent=extent, interpolation="nearest")
     axes.set_xlim(0.0, wide)
     axes.set_ylim(tall, 0.0)
-    places = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]
-    places += [(0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")]
-    for letters, (x, y, horizontal, vertical) in zip(section.edges, places, strict=True):
-        _write(axes, x, y, letters, ha=horizontal, va=vertical, weight="bold", size=11, transform=axes.transAxes)
+    _write_letters(axes, section)
+    _write(axes, 0.0, 1.0 + 7 / (axes.bbox.height or 1.0), section.name, size=10, color=DIM, transform=axes.transAxes)
+    _draw_cross_ticks(axes, section)
+
+
+def _write_letters(axes: Axes, section: Section) -> None:
+    left, right, top, bottom = section.edges
+    style = {"weight": "bold", "size": 11, "transform": axes.transAxes}
+    if axes.bbox.width > LETTER_ROOM_PX:
+        _write(axes, 0.015, 0.5, left, ha="left", va="center", **style)
+        _write(axes, 0.985, 0.5, right, ha="right", va="center", **style)
+    if axes.bbox.height > LETTER_ROOM_PX:
+        _write(axes, 0.5, 0.985, top, ha="center", va="top", **style)
+        _write(axes, 0.5, 0.015, bottom, ha="center", va="bottom", **style)
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -149,17 +165,35 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([upright, level]).astype(float)
 
 
+def volume_text(volume_ml: float) -> str:
+    """Millilitres with three digits that count, such as "1.80 ml", "23.4 ml" or "1210 ml"."""
+    decimals = max(0, 2 - int(np.floor(np.log10(volume_ml))))
+    return f"{volume_ml:.{decimals}f} ml"
+
+
 def scale_bar_mm(width_mm: float) -> float:
     """The longest of 1, 2, 5, 10, 20, 50 … mm that is at most a quarter of the width."""
     decade = 10.0 ** np.floor(np.log10(width_mm / 4))
     return float(max(step * decade for step in (1, 2, 5) if step * decade <= width_mm / 4))
 
 
+def _draw_cross_ticks(axes: Axes, section: Section) -> None:
+    """Short marks at the borders where the other two planes cut this one."""
+    tall, wide = section.size_mm
+    row, column = ((index + 0.5) * pixel for index, pixel in zip(section.cross, section.pixel_mm, strict=True))
+    length = 0.03 * min(tall, wide)
+    marks = [[(column, 0), (column, length)], [(column, tall - length), (column, tall)]]
+    marks += [[(0, row), (length, row)], [(wide - length, row), (wide, row)]]
+    axes.add_collection(LineCollection(marks, colors=[CROSS], linewidths=1.2))
+
+
 def _draw_scale_bar(axes: Axes, section: Section) -> None:
     tall, wide = section.size_mm
     length = scale_bar_mm(wide)
     x, y = 0.97 * wide - length, 0.955 * tall
-    axes.add_patch(Rectangle((x, y), length, 0.008 * tall, color=INK, linewidth=0))
+    bar = Rectangle((x, y), length, 0.008 * tall, facecolor=INK, linewidth=0)
+    bar.set_path_effects([withStroke(linewidth=2, foreground=BACKGROUND)])
+    axes.add_patch(bar)
     _write(axes, x + length / 2, y - 0.01 * tall, f"{length:g} mm", ha="center", va="bottom", size=9)
 
 
@@ -178,18 +212,19 @@ def _write_texts(
     _write(figure, 1 - left, 12 / height, "research only, not for diagnosis", ha="right", size=9, color=DIM)
 
 
-def _write_legend(
-    figure: Figure, found: Sequence[LabelMeasurement], colors: dict[int, tuple[float, ...]], columns: int
-) -> None:
-    """One entry a label that is present; how many more where there are too many."""
+def _legend_entries(found: Sequence[LabelMeasurement]) -> list[tuple[str, int]]:
+    """Text and label value of each entry; value 0 where the entry is no label."""
+    if not found:
+        return [("no label found", 0)]
+    entries = [(f"{row.name[:NAME_LIMIT]}  {volume_text(row.volume_ml)}", row.value) for row in found[:LEGEND_LIMIT]]
+    more = len(found) - LEGEND_LIMIT
+    return [*entries, (f"and {more} more", 0)] if more > 0 else entries
+
+
+def _write_legend(figure: Figure, entries: Sequence[tuple[str, Any]], columns: int) -> None:
     width, height = figure.get_size_inches() * DPI
-    handles = [Patch(color=colors[row.value], label=f"{row.name}  {row.volume_ml:.3g} ml") for row in found]
-    if len(handles) > LEGEND_LIMIT:
-        more = Patch(color=BACKGROUND, label=f"and {len(handles) - LEGEND_LIMIT} more")
-        handles = [*handles[:LEGEND_LIMIT], more]
-    handles = handles or [Patch(color=BACKGROUND, label="no label found")]
     legend = figure.legend(
-        handles=handles,
+        handles=[Patch(color=color, label=text) for text, color in entries],
         loc="lower left",
         bbox_to_anchor=((MARGIN_PX - 6) / width, LEGEND_ROW_PX / height),
         ncols=columns,
@@ -202,5 +237,7 @@ def _write_legend(
 
 
 def _write(target: Axes | Figure, x: float, y: float, text: str, **style: Any) -> None:
-    """Text without mathematics: a "$" in a name is a "$"."""
-    target.text(x, y, text, **{"color": INK, **style}).set_parse_math(False)
+    """Text with a dark rim, legible on white, and without mathematics: a "$" in a name is a "$"."""
+    written = target.text(x, y, text, **{"color": INK, **style})
+    written.set_path_effects([withStroke(linewidth=2.5, foreground=BACKGROUND)])
+    written.set_parse_math(False)

@@ -78,12 +78,16 @@ def cut_sections(labels: np.ndarray, volume: Volume) -> Sections:
 
 
 def largest_sections(labels: np.ndarray) -> tuple[int, int, int]:
-    """Along each axis the index of the section with most labelled voxels; the middle one where there are none."""
+    """Along each axis the index of the section with most labelled voxels (of several the middle one).
+
+    The middle of the grid where there are no labels.
+    """
     mask = labels > 0
     if not mask.any():
         x, y, z = (size // 2 for size in labels.shape)
         return x, y, z
-    x, y, z = (int(mask.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
+    areas = (mask.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (_middle(np.flatnonzero(area == area.max())) for area in areas)
     return x, y, z
 
 
@@ -94,6 +98,10 @@ def direction_letters(direction: np.ndarray) -> str:
     letters = [("RAS" if cosines[axis] > 0 else "LPI")[axis] for axis in order]
     keep = 1 + sum(abs(cosines[axis]) > OBLIQUE_COSINE for axis in order[1:])
     return "".join(letters[:keep])
+
+
+def _middle(indices: np.ndarray) -> int:
+    return int(indices[len(indices) // 2])
 
 
 def _section(
