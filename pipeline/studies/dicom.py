@@ -114,7 +114,7 @@ def _damaged(where: str, error: BaseException) -> StudyError:
 
 
 def _rescale(dataset: Any, where: str) -> tuple[float, float]:
-    """RescaleSlope (0028,1053) and RescaleIntercept (0028,1052) of one slice; 1 and 0 where they are absent or empty."""
+    """RescaleSlope (0028,1053) and RescaleIntercept (0028,1052) of one slice; 1 and 0 where absent or empty."""
     values = []
     for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         try:

@@ -209,7 +209,7 @@ def _patient_key(dataset: Any) -> str:
 
 
 def _safe_description(dataset: Any) -> str:
-    """SeriesDescription as one printable line; empty where any part of the patient's name, ID or birth date is in it."""
+    """SeriesDescription as one printable line; empty where a part of the patient's name, ID or birth date is in it."""
     text = _text(dataset, "SeriesDescription")
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:64]
     plain = _plain(line)

@@ -17,7 +17,7 @@ from .study import MAX_VOXELS, Series, dicom_case
 _ENHANCED = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "6.2", "7.4")
 )
-"""SOP classes whose geometry is in functional groups: enhanced and legacy converted CT, MR, PET, US; colour captures."""
+"""SOP classes whose geometry is in functional groups: enhanced and legacy converted CT, MR, PET, US."""
 
 
 def group_series(headers: Iterable[Header], notices: tuple[Notice, ...] = ()) -> list[Series]:
@@ -164,7 +164,7 @@ def _place(headers: list[Header], case: str) -> tuple[list[Header], np.ndarray, 
     _equal([np.array([header.columns, header.rows]) for header in headers], "matrix sizes", 0.0, case)
     spacings = _equal([header.pixel_spacing for header in headers], "pixel spacings", 1e-4, case)
     normal = slice_normal(orientations, case)
-    ordered = sorted(headers, key=lambda header: float(header.position @ normal))  # type: ignore[operator]
+    ordered = sorted(headers, key=lambda header: float(header.position @ normal))
     positions = np.array([header.position for header in ordered])
     if len(ordered) == 1:
         affine, notice = _single(ordered[0], orientations, spacings, positions[0], normal, case)

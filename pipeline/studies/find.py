@@ -68,7 +68,7 @@ def _files(path: Path) -> Iterator[Path]:
         return
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(path, followlinks=True):
-        inside = os.stat(folder)
+        inside = Path(folder).stat()
         if (inside.st_dev, inside.st_ino) in seen:
             folders.clear()
             continue

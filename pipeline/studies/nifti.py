@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -77,8 +77,8 @@ def read_nifti(series: Series) -> Volume:
     )
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if is_gzip(path) else path.open("rb")
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb") if is_gzip(path) else path.open("rb"))
 
 
 def _header(path: Path, case: str) -> Any:
@@ -182,7 +182,7 @@ def _voxels(path: Path, header: Any, case: str) -> np.ndarray:
     """All stored voxels in file order, 1D, of the header's type."""
     dtype = header.get_data_dtype()
     stored = np.empty(int(np.prod(header.get_data_shape())), dtype)
-    view = memoryview(stored.view(np.uint8))
+    view = memoryview(stored.view(np.uint8).data)
     try:
         with _open(path) as file:
             file.seek(_offset(header))

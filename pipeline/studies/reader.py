@@ -1,4 +1,4 @@
-"""The reader of studies as MONAI's `LoadImaged` takes it: `reader: "$scanloom.pipeline.studies.reader.StudyReader"`."""
+"""The reader of studies as MONAI's `LoadImaged` takes it: `reader: scanloom.pipeline.studies.reader.StudyReader`."""
 
 from __future__ import annotations
 

@@ -165,8 +165,8 @@ def _named(series: Sequence[Series], rule: SeriesRule, wanted: str) -> Series:
         raise chosen.refused.with_traceback(None)
     if not chosen.fits(rule):
         raise StudyError(
-            f"series {chosen.case} ({chosen.modality or chosen.kind}, {chosen.slices} slices) does not fit{_wish(rule)}. "
-            "Choose another series or bundle.",
+            f"series {chosen.case} ({chosen.modality or chosen.kind}, {chosen.slices} slices) does not fit"
+            f"{_wish(rule)}. Choose another series or bundle.",
             "no-series",
         )
     return chosen
