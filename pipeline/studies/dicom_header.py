@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
-import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .description import safe_description
 
 UNREADABLE = (
     OSError,
@@ -151,7 +151,9 @@ def _header(path: Path, dataset: Any, sop_class: str) -> Header:
         modality=_text(dataset, "Modality").upper() or "OT",
         series_number=_integer(dataset, "SeriesNumber"),
         instance_number=_integer(dataset, "InstanceNumber"),
-        description=_safe_description(dataset),
+        description=safe_description(
+            _text(dataset, "SeriesDescription"), [_text(dataset, keyword) for keyword in _PATIENT]
+        ),
         image_type=tuple(_text(dataset, "ImageType").upper().split("\\")),
         rows=_integer(dataset, "Rows") or 0,
         columns=_integer(dataset, "Columns") or 0,
@@ -208,23 +210,5 @@ def _patient_key(dataset: Any) -> str:
     return _text(dataset, "PatientID") or _text(dataset, "PatientName")
 
 
-def _safe_description(dataset: Any) -> str:
-    """SeriesDescription as one printable line; empty where a part of the patient's name, ID or birth date is in it."""
-    text = _text(dataset, "SeriesDescription")
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:64]
-    plain = _plain(line)
-    squeezed = "".join(plain.split())
-    for keyword in _PATIENT:
-        for part in _plain(_text(dataset, keyword)).split():
-            if part in plain.split() or (len(part) > 2 and part in squeezed):
-                return ""
-        whole = "".join(_plain(_text(dataset, keyword)).split())
-        if len(whole) > 2 and whole in squeezed:
-            return ""
-    return line
-
-
-def _plain(text: str) -> str:
-    """Lower case without accents, anything but letters and digits as a space."""
-    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return re.sub(r"[\W_]+", " ", letters.casefold()).strip()
+def _patient_texts(dataset: Any) -> list[str]:
+    return [_text(dataset, keyword) for keyword in _PATIENT]

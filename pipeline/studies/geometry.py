@@ -25,6 +25,9 @@ POSITION_TOLERANCE = 0.05
 GAP = 1.5
 """A step of more than this many usual steps counts as missing slices, less as uneven spacing."""
 
+SHEAR_DEGREES = 0.1
+"""Axes further than this from a right angle are called sheared; rounding of headers stays below."""
+
 OBLIQUE_DEGREES = 1.0
 """A stack whose normal is further than this from the nearest patient axis is called oblique."""
 
@@ -179,6 +182,17 @@ def lateral_shift_mm(affine: np.ndarray) -> float:
     normal /= np.linalg.norm(normal)
     step = affine[:3, 2]
     return float(np.linalg.norm(step - (step @ normal) * normal))
+
+
+def shear_degrees(affine: np.ndarray) -> float:
+    """How far any two array axes are from a right angle, in degrees; 0 for a grid of boxes.
+
+    Args:
+        affine: (4, 4), voxel index -> mm.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(axes.T @ axes)[np.triu_indices(3, 1)]
+    return float(np.degrees(np.arcsin(np.clip(np.max(cosines), 0, 1))))
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import GeometryError, StudyError
 from ..volume import Notice, Volume
-from .geometry import check_affine, plane_name, voxel_spacing
+from .geometry import SHEAR_DEGREES, check_affine, plane_name, shear_degrees, voxel_spacing
 from .study import MAX_VOXELS, Series
 from .volume_file import check_finite, check_shape, file_case, is_gzip
 
@@ -130,6 +130,11 @@ def _affine(header: Any, shape: tuple[int, int, int], case: str) -> tuple[np.nda
         if not distance <= 0.1 * edge:
             text = f"case {case}: sform and qform disagree by up to {distance:.2f} mm; the sform is taken."
             notices.append(Notice("sform-qform", text))
+    if shear_degrees(affine) > SHEAR_DEGREES:
+        text = (
+            f"case {case}: the axes lean by {shear_degrees(affine):.1f} degrees (gantry tilt); the affine carries it."
+        )
+        notices.append(Notice("sheared-slices", text))
     return _in_mm(affine, header, notices, case), notices
 
 

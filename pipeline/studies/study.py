@@ -32,7 +32,7 @@ class Series:
         modality: DICOM Modality; None for volume files.
         number: SeriesNumber (0020,0011).
         uid: SeriesInstanceUID (0020,000E).
-        description: SeriesDescription (0008,103E); empty where it repeats anything of the patient.
+        description: the words of imaging in SeriesDescription (0008,103E), no others.
         shape: voxels (columns, rows, slices).
         spacing: voxel edges in mm, in the same order; None where it is unknown.
         plane: "axial", "oblique coronal", …; None where it is unknown.
