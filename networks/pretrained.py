@@ -78,7 +78,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     check_sha256(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: not a file of tensors that torch.load(weights_only=True) reads: {reason}") from error
     if isinstance(content, Mapping) and "state_dict" in content:
