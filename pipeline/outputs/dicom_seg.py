@@ -77,7 +77,8 @@ def check_instances(volume: Volume) -> None:
     if files != slices or len(volume.instances) != slices:
         raise StudyError(
             f"case {volume.case}: {files} source files for {slices} slices; a DICOM SEG is written only on one file "
-            "a slice. Predict with --format nifti."
+            "a slice. Predict with --format nifti.",
+            code="seg-source",
         )
 
 
@@ -99,11 +100,12 @@ def _silence() -> Iterator[None]:
 
 def _read_sources(volume: Volume) -> list[Dataset]:
     try:
-        sources = [pydicom.dcmread(instance, stop_before_pixels=True) for instance in volume.instances]
+        sources = [pydicom.dcmread(instance, stop_before_pixels=True, force=True) for instance in volume.instances]
     except OSError as error:
         raise StudyError(
             f"case {volume.case}: a source file can not be read again ({error.strerror or type(error).__name__}). "
-            "Keep the input in place until the case is done."
+            "Keep the input in place until the case is done.",
+            code="seg-source",
         ) from None
     return [mended_source(source, volume) for source in sources]
 
@@ -146,7 +148,8 @@ def _build(sources: list[Dataset], frames: np.ndarray, volume: Volume, bundle: B
         # The library's own text may quote the patient's attributes: only the kind of the error is passed on.
         raise StudyError(
             f"case {volume.case}: highdicom can not make a DICOM SEG of this series ({type(error).__name__}). "
-            "Predict with --format nifti."
+            "Predict with --format nifti.",
+            code="seg-source",
         ) from None
     return segmentation
 

@@ -1,0 +1,130 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+import scanloom.pipeline.outputs
+from scanloom.pipeline.errors import PipelineError, UsageError
+from scanloom.pipeline.outputs import RunFacts, choose_formats, write_case
+from scanloom.pipeline.outputs import case as case_module
+from scanloom.pipeline.studies import find_series, read_series
+
+AXIAL = np.diag([-1.0, -1.0, 2.0, 1.0])
+FACTS = RunFacts("cpu", {"read": 0.5})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_image_file_gives_everything_but_the_dicom_seg(tmp_path, make_volume, make_labels, bundle):
+    written = write_case(tmp_path / "case_1", make_labels(), make_volume(), bundle, FACTS)
+    assert names(tmp_path / "case_1") == [
+        "labels.nii.gz",
+        "measurements.csv",
+        "measurements.json",
+        "preview.png",
+        "report.json",
+    ]
+    assert sorted(path.name for path in written.values()) == names(tmp_path / "case_1")
+    report = json.loads(written["report"].read_text())
+    assert report["outputs"] == ["labels.nii.gz", "measurements.json", "measurements.csv", "preview.png"]
+    assert report["seconds"]["read"] == 0.5
+    assert report["seconds"]["outputs"] > 0
+
+
+def test_a_dicom_series_gives_a_dicom_seg_as_well(tmp_path, make_volume, make_labels, write_dicom_volume, bundle):
+    volume = write_dicom_volume(make_volume(affine=AXIAL))
+    written = write_case(tmp_path / "out", make_labels(), volume, bundle, FACTS)
+    assert written["segmentation"].name == "segmentation.dcm"
+    assert json.loads(written["report"].read_text())["input"]["kind"] == "dicom"
+
+
+def test_only_the_formats_asked_for_are_written(tmp_path, make_volume, make_labels, write_dicom_volume, bundle):
+    volume = write_dicom_volume(make_volume(affine=AXIAL))
+    written = write_case(tmp_path / "out", make_labels(), volume, bundle, FACTS, ["dicom-seg"])
+    assert "labels" not in written
+    assert "segmentation.dcm" in names(tmp_path / "out")
+    assert "labels.nii.gz" not in names(tmp_path / "out")
+
+
+def test_formats_follow_the_request_and_the_input(make_volume, tmp_path):
+    image, series = make_volume(), make_volume(instances=(tmp_path / "1",))
+    assert choose_formats(None, image) == ("nifti",)
+    assert choose_formats((), series) == ("nifti", "dicom-seg")
+    assert choose_formats(["dicom-seg", "nifti", "nifti"], series) == ("nifti", "dicom-seg")
+
+
+def test_formats_that_can_not_be_are_refused(make_volume):
+    with pytest.raises(UsageError, match=r"format 'nrrd' is not known. Use --format nifti or --format dicom-seg"):
+        choose_formats(["nrrd"], make_volume())
+    with pytest.raises(
+        UsageError, match=r"case_1: a DICOM SEG refers to DICOM instances.* Leave out --format dicom-seg"
+    ):
+        choose_formats(["dicom-seg"], make_volume())
+
+
+def test_a_report_vouches_for_files_of_one_run_only(tmp_path, make_volume, make_labels, bundle, monkeypatch):
+    write_case(tmp_path, make_labels(), make_volume(), bundle, FACTS)
+
+    def fail(*arguments):
+        raise PipelineError("full")
+
+    monkeypatch.setattr(case_module, "write_measurements", fail)
+    with pytest.raises(PipelineError, match="full"):
+        write_case(tmp_path, make_labels(), make_volume(), bundle, FACTS)
+    assert "report.json" not in names(tmp_path)
+    assert "labels.nii.gz" in names(tmp_path)
+
+
+def test_a_report_that_can_not_be_replaced_is_named(tmp_path, make_volume, make_labels, bundle):
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(PipelineError, match=r"report.json: can not be replaced"):
+        write_case(tmp_path, make_labels(), make_volume(), bundle, FACTS)
+
+
+def test_a_patient_is_named_in_the_dicom_seg_only(tmp_path, make_volume, make_labels, write_dicom_volume, bundle):
+    def rename(dataset):
+        dataset.PatientName, dataset.PatientID = "PHICANARY^TEST", "PHICANARY"
+        dataset.SeriesDescription = dataset.StudyID = "PHICANARY"
+
+    volume = write_dicom_volume(make_volume(affine=AXIAL), change=rename)
+    written = write_case(tmp_path / "out", make_labels(), volume, bundle, FACTS)
+    seg = written.pop("segmentation")
+    assert pydicom.dcmread(seg).PatientID == "PHICANARY"
+    for path in written.values():
+        assert b"PHICANARY" not in path.read_bytes()
+        assert "PHICANARY" not in path.name
+
+
+@pytest.mark.data
+def test_the_real_study_is_written_without_its_patient(tmp_path, bundle, data_folder):
+    scans = [scan for scan in find_series(data_folder / "dicom" / "hippocampus_study") if scan.slices > 8]
+    assert len(scans) == 2
+    for scan in scans:
+        volume = read_series(scan)
+        labels = (volume.array[0] > np.percentile(volume.array, 90)).astype(np.uint8)
+        written = write_case(tmp_path / volume.case, labels, volume, bundle, FACTS)
+        assert pydicom.dcmread(written.pop("segmentation")).PatientID == "PHICANARY"
+        assert not [path for path in written.values() if b"PHICANARY" in path.read_bytes()]
+
+
+def test_the_face_names_what_it_has():
+    for name in scanloom.pipeline.outputs.__all__:
+        assert hasattr(scanloom.pipeline.outputs, name)
+    with pytest.raises(AttributeError, match="has no attribute 'write_everything'"):
+        _ = scanloom.pipeline.outputs.write_everything
+
+
+def test_importing_the_face_imports_neither_highdicom_nor_matplotlib_nor_torch():
+    code = (
+        "import sys, scanloom.pipeline.outputs; "
+        "print({'highdicom', 'matplotlib', 'torch', 'monai'} & {name.split('.')[0] for name in sys.modules})"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True
+    )
+    assert found.stdout.strip() == "set()"

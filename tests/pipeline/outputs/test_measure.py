@@ -1,0 +1,70 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scanloom.pipeline.errors import BundleError, PipelineError
+from scanloom.pipeline.outputs import measure, write_measurements
+
+
+def test_each_label_is_counted_and_averaged_as_masks_do_it(make_volume, make_labels, bundle):
+    affine = np.array([[0, -2, 0, 5], [1, 0, 0.3, -7], [0, 0, 3, 11], [0, 0, 0, 1.0]])
+    volume, labels = make_volume(affine=affine), make_labels()
+    for row in measure(labels, volume, bundle):
+        mask = labels == row.value
+        assert row.voxels == mask.sum()
+        assert row.volume_ml == pytest.approx(mask.sum() * 6.0 / 1000)
+        assert row.mean_intensity == pytest.approx(volume.array[0][mask].mean(dtype=np.float64))
+        centroid = affine[:3, :3] @ np.argwhere(mask).mean(axis=0) + affine[:3, 3]
+        assert row.centroid_ras_mm == pytest.approx(tuple(centroid))
+
+
+def test_an_absent_label_has_zero_volume_and_no_mean(make_volume, make_labels, bundle):
+    absent = measure(np.minimum(make_labels(), 1), make_volume(), bundle)[1]
+    assert (absent.value, absent.name, absent.voxels, absent.volume_ml) == (2, "posterior", 0, 0.0)
+    assert absent.mean_intensity is None
+    assert absent.centroid_ras_mm is None
+
+
+def test_a_mean_that_is_no_number_is_none(make_volume, make_labels, bundle):
+    volume = make_volume()
+    volume.array[...] = np.nan
+    assert measure(make_labels(), volume, bundle)[0].mean_intensity is None
+
+
+def test_large_integers_do_not_overflow(make_volume, make_labels, bundle):
+    volume = make_volume()
+    volume = replace(volume, array=np.full(volume.array.shape, 2**15 - 1, np.int16))
+    assert measure(make_labels(), volume, bundle)[0].mean_intensity == 2**15 - 1
+
+
+def test_a_value_without_a_name_is_refused(make_volume, make_labels, bundle):
+    with pytest.raises(BundleError, match=r"test_bundle: labels hold 6, 7, which label_classes does not name. Add"):
+        measure(make_labels() + np.uint8(5) * (make_labels() > 0), make_volume(), bundle)
+
+
+def test_labels_of_another_grid_are_refused(make_volume, make_labels, bundle):
+    with pytest.raises(PipelineError, match="Bring the labels back to the source grid"):
+        measure(make_labels((4, 4, 4)), make_volume(), bundle)
+
+
+@pytest.mark.parametrize(("modality", "unit"), [("CT", "HU"), ("MR", "as in the source"), (None, "as in the source")])
+def test_both_files_hold_the_measurements_with_their_units(tmp_path, make_volume, make_labels, bundle, modality, unit):
+    volume = make_volume(modality=modality)
+    measurements = measure(np.minimum(make_labels(), 1), volume, bundle)
+
+    json_path, csv_path = write_measurements(tmp_path, measurements, volume)
+
+    document = json.loads(json_path.read_text())
+    assert document["case"] == "case_1"
+    assert document["units"]["mean_intensity"] == unit
+    assert [row["voxels"] for row in document["labels"]] == [row.voxels for row in measurements]
+    assert document["labels"][1]["mean_intensity"] is None
+    with csv_path.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["label"] == "anterior"
+    assert first["intensity_unit"] == unit
+    assert float(first["volume_ml"]) == pytest.approx(measurements[0].volume_ml)
+    assert float(first["centroid_superior_mm"]) == pytest.approx(measurements[0].centroid_ras_mm[2], abs=1e-3)
+    assert (second["voxels"], second["mean_intensity"], second["centroid_right_mm"]) == ("0", "", "")

@@ -1,0 +1,85 @@
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scanloom.pipeline.outputs.sections import cut_sections, direction_letters, largest_sections
+from scanloom.pipeline.volume import Volume
+
+SHAPE = (6, 7, 8)
+SPACING = (1.0, 2.0, 3.0)
+
+
+def marked_volume() -> tuple[Volume, np.ndarray]:
+    """RAS axes; the corner at the patient's right, front and top is bright, the label box is off the centre."""
+    array = np.zeros((1, *SHAPE), np.float32)
+    array[0, -3:, -3:, -3:] = 100
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:5, 4:6, 5:7] = 1
+    affine = np.diag([*SPACING, 1.0])
+    affine[:3, 3] = [10, 20, 30]
+    return Volume(array, affine, "case"), labels
+
+
+def test_right_anterior_and_superior_lie_at_the_left_and_top():
+    volume, labels = marked_volume()
+    axial, coronal, sagittal = cut_sections(labels, volume).planes
+    for section in (axial, coronal, sagittal):
+        assert section.image[0, 0] == 100
+        assert section.image[-1, -1] == section.image[0, -1] == section.image[-1, 0] == 0
+    assert axial.edges == ("R", "L", "A", "P")
+    assert coronal.edges == ("R", "L", "S", "I")
+    assert sagittal.edges == ("A", "P", "S", "I")
+    assert [section.name for section in (axial, coronal, sagittal)] == ["axial", "coronal", "sagittal"]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_any_orientation_of_the_source_gives_the_same_sections(order):
+    volume, labels = marked_volume()
+    expected = cut_sections(labels, volume)
+    for flips in product([1, -1], repeat=3):
+        turn = np.array([[axis, flip] for axis, flip in zip(order, flips, strict=True)])
+        turned = Volume(
+            nib.orientations.apply_orientation(volume.array[0], turn)[None],
+            volume.affine @ nib.orientations.inv_ornt_aff(turn, SHAPE),
+            "case",
+        )
+        found = cut_sections(nib.orientations.apply_orientation(labels, turn), turned)
+        assert found.point_ras_mm == pytest.approx(expected.point_ras_mm, abs=max(SPACING))
+        for one, other in zip(found.planes, expected.planes, strict=True):
+            np.testing.assert_array_equal(one.image.shape, other.image.shape)
+            np.testing.assert_array_equal(one.labels, other.labels)
+            assert one.edges == other.edges
+            assert one.size_mm == pytest.approx(other.size_mm)
+
+
+def test_sections_have_their_size_in_mm_and_cross_at_the_named_point():
+    volume, labels = marked_volume()
+    sections = cut_sections(labels, volume)
+    axial, coronal, sagittal = sections.planes
+    assert axial.size_mm == (14.0, 6.0)
+    assert coronal.size_mm == (24.0, 6.0)
+    assert sagittal.size_mm == (24.0, 14.0)
+    x, y, z = np.subtract(sections.point_ras_mm, (10, 20, 30)) / SPACING
+    assert axial.cross == (SHAPE[1] - 1 - y, SHAPE[0] - 1 - x)
+    assert coronal.cross == (SHAPE[2] - 1 - z, SHAPE[0] - 1 - x)
+    assert sagittal.cross == (SHAPE[2] - 1 - z, SHAPE[1] - 1 - y)
+
+
+def test_planes_go_through_the_largest_section_and_the_centre_without_labels():
+    labels = np.zeros((9, 9, 9), np.uint8)
+    assert largest_sections(labels) == (4, 4, 4)
+    labels[1, 2, 3] = labels[1, 2, 7] = 1
+    labels[1, 6:8, 7] = 2
+    assert largest_sections(labels) == (1, 2, 7)
+    box = np.zeros((9, 9, 9), np.uint8)
+    box[2:7] = 1
+    assert largest_sections(box)[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("direction", "letters"),
+    [((1, 0, 0), "R"), ((0, -1, 0.1), "P"), ((0, 0, -3), "I"), ((-1, 0.9, 0), "LA"), ((0.5, -0.6, 0.7), "SPR")],
+)
+def test_oblique_directions_have_more_letters(direction, letters):
+    assert direction_letters(np.array(direction, float)) == letters
