@@ -112,7 +112,7 @@ def _read_sources(volume: Volume) -> list[Dataset]:
 
 def _segment_frames(labels: np.ndarray, bundle: Bundle) -> np.ndarray:
     """(Z, Y, X), that is (frame, row, column), holding segment numbers instead of label values."""
-    highest = max(int(labels.max(initial=0)), *(label.value for label in bundle.labels))
+    highest = max([int(labels.max(initial=0)), *(label.value for label in bundle.labels)])
     numbers = np.full(highest + 1, -1, dtype=np.int32 if len(bundle.labels) > 2**15 - 1 else np.int16)
     numbers[0] = 0
     for number, label in enumerate(bundle.labels, start=1):

@@ -65,7 +65,7 @@ def measure(labels: np.ndarray, volume: Volume, bundle: Bundle) -> list[LabelMea
         BundleError: labels hold a value that the bundle does not name.
     """
     check_grid(labels, volume)
-    size = 1 + max(int(labels.max(initial=0)), *(label.value for label in bundle.labels))
+    size = 1 + max([int(labels.max(initial=0)), *(label.value for label in bundle.labels)])
     voxels, intensity_sums, index_sums = _sums(labels, volume.array[0], size)
     check_named(np.flatnonzero(voxels), bundle)
     found = []

@@ -44,6 +44,13 @@ def test_a_value_without_a_name_is_refused(make_volume, make_labels, bundle):
         measure(make_labels() + np.uint8(5) * (make_labels() > 0), make_volume(), bundle)
 
 
+def test_a_bundle_of_one_label_and_one_of_none_are_measured(make_volume, make_bundle):
+    labels = np.zeros((9, 8, 7), np.uint8)
+    one = make_bundle().metadata["label_classes"][:1]
+    assert [row.voxels for row in measure(labels, make_volume(), make_bundle(*one))] == [0]
+    assert measure(labels, make_volume(), make_bundle(label_classes=[])) == []
+
+
 def test_labels_of_another_grid_are_refused(make_volume, make_labels, bundle):
     with pytest.raises(PipelineError, match="Bring the labels back to the source grid"):
         measure(make_labels((4, 4, 4)), make_volume(), bundle)
