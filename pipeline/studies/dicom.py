@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import StudyError
 from ..volume import Volume
@@ -64,9 +67,6 @@ def _read_slice(series: Series, index: int) -> np.ndarray:
 
 def _read_file(path: Path, where: str) -> Any:
     """The whole dataset; one without file meta information gets the transfer syntax that it was read with."""
-    import pydicom
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
     try:
         dataset = pydicom.dcmread(path, force=True)
     except UNREADABLE as error:
@@ -101,8 +101,9 @@ def _undecodable(dataset: Any, where: str, error: BaseException) -> StudyError:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None or (syntax.is_transfer_syntax and not syntax.is_compressed):
         return _damaged(where, error)
+    name = syntax.name if re.fullmatch(r"[\d.]+", syntax) else "(not a UID)"
     return StudyError(
-        f"{where}: no installed decoder reads its transfer syntax {syntax.name} ({type(error).__name__}). "
+        f"{where}: no installed decoder reads its transfer syntax {name} ({type(error).__name__}). "
         "Convert the series to an uncompressed one (dcmconv, gdcmconv --raw), or copy it again if it is damaged.",
         "undecodable",
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from .description import safe_description
 
@@ -31,8 +33,10 @@ UNREADABLE = (
     RuntimeError,
     struct.error,
     zlib.error,
+    BytesLengthException,
+    InvalidDicomError,
 )
-"""What pydicom and its decoders raise on broken input (InvalidDicomError, BytesLengthException … derive from these)."""
+"""What pydicom and its decoders raise on broken input."""
 
 _NOT_SCANS = (
     "1.2.840.10008.5.1.4.1.1.66",  # raw data, segmentations, registrations, fiducials
@@ -42,6 +46,10 @@ _NOT_SCANS = (
     "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents
     "1.2.840.10008.5.1.4.1.1.88",  # structured reports
     "1.2.840.10008.5.1.4.1.1.4.2",  # spectroscopy
+)
+
+_MODALITIES = frozenset(
+    ["CT", "MR", "PT", "NM", "CR", "DX", "DR", "MG", "US", "XA", "XC", "RF", "OP", "OPT", "SC", "OT"]
 )
 
 _PATIENT = (
@@ -128,8 +136,6 @@ def read_header(path: Path) -> Header | None:
     Raises:
         UNREADABLE: the file breaks off or is no DICOM.
     """
-    import pydicom
-
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         sop_class = _text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -148,7 +154,7 @@ def _header(path: Path, dataset: Any, sop_class: str) -> Header:
         series_uid=_text(dataset, "SeriesInstanceUID"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         patient=hashlib.sha256(_patient_key(dataset).encode(errors="replace")).hexdigest(),
-        modality=_text(dataset, "Modality").upper() or "OT",
+        modality=_modality(dataset),
         series_number=_integer(dataset, "SeriesNumber"),
         instance_number=_integer(dataset, "InstanceNumber"),
         description=safe_description(
@@ -203,6 +209,12 @@ def _integer(dataset: Any, keyword: str) -> int | None:
 def _frames(dataset: Any) -> int:
     """NumberOfFrames, 1 where it is absent; 0 where it is there but nonsense."""
     return (_integer(dataset, "NumberOfFrames") or 0) if _text(dataset, "NumberOfFrames") else 1
+
+
+def _modality(dataset: Any) -> str:
+    """Modality, "OT" where it is not one of DICOM's; it is shown and names folders, so it may be no free text."""
+    modality = _text(dataset, "Modality").upper()
+    return modality if modality in _MODALITIES else "OT"
 
 
 def _patient_key(dataset: Any) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import GeometryError, StudyError
 from ..volume import Notice
-from .dicom_header import Header
 from .geometry import lateral_shift_mm, lps_to_ras, plane_affine, plane_name, slice_normal, stack_affine, voxel_spacing
 from .study import MAX_VOXELS, Series, dicom_case
+
+if TYPE_CHECKING:
+    from .dicom_header import Header
 
 _ENHANCED = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "6.2", "7.4")
@@ -117,10 +120,15 @@ def _check_kind(headers: Sequence[Header], case: str) -> None:
             )
         if header.samples != 1 or header.photometric not in ("MONOCHROME2", ""):
             raise StudyError(
-                f"series {case}: pixels are {header.photometric or 'in colour'} with {header.samples} samples, "
-                "only MONOCHROME2 with one is read. Choose another series.",
+                f"series {case}: pixels are {_photometric(header)} with {header.samples} samples, only "
+                "MONOCHROME2 with one is read. Choose another series.",
                 "not-monochrome2",
             )
+
+
+def _photometric(header: Header) -> str:
+    known = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+    return header.photometric if header.photometric in known else "of an unknown kind"
 
 
 def _check_same(headers: Sequence[Header], case: str) -> None:

@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import StudyError, UsageError
 from ..volume import Notice
-from .dicom_header import UNREADABLE, Header, read_header
 from .dicom_series import group_series
 from .itk_image import describe_itk, is_itk
 from .nifti import describe_nifti, is_nifti
 from .study import Series
 from .volume_file import SUFFIXES, file_case
+
+if TYPE_CHECKING:
+    from .dicom_header import Header
 
 _START = 540
 """Bytes that tell a file's kind: the longest header, NIfTI-2's."""
@@ -109,6 +112,8 @@ def _sort_in(file: Path, found: _Found) -> None:
 
 
 def _sort_in_dicom(file: Path, found: _Found, certain: bool) -> None:
+    from .dicom_header import UNREADABLE, read_header  # pydicom is imported where a file needs it
+
     try:
         header = read_header(file)
     except UNREADABLE:

@@ -1,0 +1,166 @@
+"""Volumes, NIfTI files and DICOM series for tests, with the faults that tests ask for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+from scanloom.pipeline.studies import mr_series
+
+PATIENT = {"PatientName": "PHICANARY^TEST", "PatientID": "PHICANARY", "PatientBirthDate": "19500101"}
+"""Identifiers of nobody that may appear in no output."""
+
+Edit = Callable[[pydicom.Dataset, int], None]
+
+
+def rotation(degrees: Sequence[float]) -> np.ndarray:
+    """(3, 3), turned about x, then y, then z."""
+    turned = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        first, second = [(1, 2), (2, 0), (0, 1)][axis]
+        one = np.eye(3)
+        one[first, first] = one[second, second] = np.cos(angle)
+        one[first, second], one[second, first] = -np.sin(angle), np.sin(angle)
+        turned = one @ turned
+    return turned
+
+
+def make_affine(
+    spacing: Sequence[float] = (1.0, 1.5, 2.0),
+    degrees: Sequence[float] = (0.0, 0.0, 0.0),
+    origin: Sequence[float] = (-20.0, -30.0, 10.0),
+) -> np.ndarray:
+    """(4, 4), voxel index -> RAS mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(degrees) * np.asarray(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+def make_volume(
+    shape: Sequence[int] = (6, 7, 8),
+    spacing: Sequence[float] = (1.0, 1.5, 2.0),
+    degrees: Sequence[float] = (0.0, 0.0, 0.0),
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """An array (X, Y, Z) of whole numbers 0 to 999 as int16, and its affine (voxel index -> RAS mm)."""
+    array = np.random.default_rng(seed).integers(0, 1000, tuple(shape), dtype=np.int16)
+    return array, make_affine(spacing, degrees)
+
+
+def reorient(
+    array: np.ndarray, affine: np.ndarray, axes: Sequence[int], flips: Sequence[bool] = (False, False, False)
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same scan with its axes in another order, then reversed where `flips` says so; no voxel moves."""
+    array, columns, origin = array.transpose(axes), affine[:3, list(axes)].copy(), affine[:3, 3].copy()
+    for axis in np.flatnonzero(flips):
+        origin += columns[:, axis] * (array.shape[axis] - 1)
+        columns[:, axis] *= -1
+        array = np.flip(array, axis)
+    return np.ascontiguousarray(array), np.vstack([np.column_stack([columns, origin]), [0, 0, 0, 1]])
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, edit: Callable[[Any], None] | None = None) -> Path:
+    """Writes a NIfTI-1 file with sform and qform; `edit` changes its header first."""
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    if edit:
+        edit(image.header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+    return path
+
+
+def write_mr_series(
+    folder: Path,
+    array: np.ndarray | None = None,
+    affine: np.ndarray | None = None,
+    *,
+    number: int = 1,
+    description: str = "T1",
+    seed: str = "test",
+    gap_after: int | None = None,
+    duplicate: int | None = None,
+    shuffle_names: bool = False,
+    edit: Edit | None = None,
+) -> list[Path]:
+    """Writes an MR series, then breaks it.
+
+    Args:
+        folder: where the files go.
+        array: (X, Y, Z) whole numbers; `make_volume()` where None.
+        affine: (4, 4), voxel index -> RAS mm.
+        number: SeriesNumber.
+        description: SeriesDescription.
+        seed: decides the UIDs.
+        gap_after: the slice after which one is left out.
+        duplicate: the slice whose place the next one takes, too.
+        shuffle_names: opaque names whose order means nothing, and InstanceNumbers to match.
+        edit: changes a slice's dataset, given its index.
+    Returns:
+        The files in slice order.
+    """
+    made, grid = make_volume()
+    array = made if array is None else array
+    affine = grid if affine is None else affine
+    files = mr_series.write_mr_series(
+        folder, array, affine, series_number=number, series_description=description, seed=seed
+    )
+    for index, file in enumerate(files):
+        if edit:
+            _edit(file, index, edit)
+    if duplicate is not None:
+        position = pydicom.dcmread(files[duplicate]).ImagePositionPatient
+        _edit(files[duplicate + 1], 0, lambda dataset, _: setattr(dataset, "ImagePositionPatient", position))
+    if gap_after is not None:
+        files.pop(gap_after + 1).unlink()
+    return _shuffled(files) if shuffle_names else files
+
+
+def write_ct_series(
+    folder: Path, array: np.ndarray | None = None, *args: Any, edit: Edit | None = None, **kwargs: Any
+) -> list[Path]:
+    """As `write_mr_series`, of modality CT with RescaleIntercept -1024: stored 1024 is 0 HU."""
+
+    def to_ct(dataset: pydicom.Dataset, index: int) -> None:
+        dataset.Modality, dataset.SOPClassUID = "CT", pydicom.uid.CTImageStorage
+        dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "-1024"
+        if edit:
+            edit(dataset, index)
+
+    return write_mr_series(folder, array, *args, edit=to_ct, **kwargs)
+
+
+def edit_file(file: Path, **values: Any) -> None:
+    """Sets elements of one DICOM file by keyword; None deletes."""
+
+    def change(dataset: pydicom.Dataset, _: int) -> None:
+        for keyword, value in values.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+
+    _edit(file, 0, change)
+
+
+def _edit(file: Path, index: int, edit: Edit) -> None:
+    dataset = pydicom.dcmread(file)
+    edit(dataset, index)
+    dataset.save_as(file)
+
+
+def _shuffled(files: list[Path]) -> list[Path]:
+    order = random.Random(0).sample(range(len(files)), len(files))
+    renamed = []
+    for file, place in zip(files, order, strict=True):
+        edit_file(file, InstanceNumber=place + 1)
+        renamed.append(file.rename(file.with_name(f"{place:03d}{hash(place) % 97:02d}")))
+    return renamed
