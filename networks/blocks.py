@@ -119,10 +119,13 @@ def pad_to_multiple(x: Tensor, divisor: Sequence[int]) -> Tensor:
 
 
 def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The first `size` voxels of each spatial axis: undoes `pad_to_multiple`."""
-    for axis, length in enumerate(size, start=2):
-        x = x.narrow(axis, 0, length)
-    return x
+    """The first `size` voxels of each spatial axis: undoes `pad_to_multiple`.
+
+    By negative padding, which copies: an exported program then takes sizes that need a crop and sizes that do not,
+    where a view, contiguous for only some of them, would bind it to the example's case.
+    """
+    padding = [amount for now, then in zip(x.shape[2:], size, strict=True) for amount in (then - now, 0)]
+    return functional.pad(x, padding[::-1])
 
 
 def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
