@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 import warnings
 import zlib
@@ -122,10 +123,16 @@ class Header:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Within it pydicom warns of nothing: its warnings quote values, which may be the patient's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Within it pydicom warns and logs nothing: its messages quote values, which may be the patient's."""
+    logger = logging.getLogger("pydicom")
+    disabled = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 def read_header(path: Path) -> Header | None:
@@ -139,9 +146,11 @@ def read_header(path: Path) -> Header | None:
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         sop_class = _text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-        if sop_class.startswith(_NOT_SCANS) or not _integer(dataset, "Rows"):
-            if not sop_class:
-                raise ValueError("no SOPClassUID")
+        if sop_class.startswith(_NOT_SCANS):
+            return None
+        if not _integer(dataset, "Rows"):
+            if not sop_class or "Image Storage" in pydicom.uid.UID(sop_class).name:
+                raise ValueError("an image without Rows")
             return None
         return _header(path, dataset, sop_class)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from ..errors import StudyError
 from ..volume import Notice, Volume
 from .geometry import check_affine, lps_to_ras, plane_name, voxel_spacing
 from .study import MAX_VOXELS, Series
-from .volume_file import check_finite, check_shape, file_case
+from .volume_file import check_finite, check_shape, file_case, rounding
 
 _ORIENTED = (b"transformmatrix", b"orientation", b"rotation", b"space:", b"space dimension")
 """Header fields without which ITK takes the axes as they lie for left, posterior, superior."""
@@ -55,37 +58,46 @@ def read_itk(series: Series) -> Volume:
     Raises:
         StudyError: ITK can not read the voxels, or they hold NaN or infinity.
     """
-    import itk
-
     assert series.shape is not None and series.affine is not None
-    try:
-        stored = itk.array_from_image(itk.imread(str(series.files[0])))
-    except RuntimeError:
-        raise _unreadable(series.case) from None
+    with _itk() as itk:
+        try:
+            stored = itk.array_from_image(itk.imread(str(series.files[0])))
+        except RuntimeError:
+            raise _unreadable(series.case) from None
     if stored.size != np.prod(series.shape):
         raise _unreadable(series.case)
     array = np.ascontiguousarray(stored.reshape(series.shape[::-1]).transpose(2, 1, 0), dtype=np.float32)
     check_finite(array, series.case)
-    notices = series.notices
-    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 2 and np.any(np.abs(array) > 2**24):
-        text = f"case {series.case}: integers above 2^24 were rounded to float32."
-        notices = (*notices, Notice("rounded-integers", text))
-    return Volume(array=array[np.newaxis], affine=series.affine.copy(), case=series.case, notices=notices)
+    return Volume(
+        array=array[np.newaxis],
+        affine=series.affine.copy(),
+        case=series.case,
+        notices=(*series.notices, *rounding(stored, series.case)),
+    )
+
+
+@contextmanager
+def _itk() -> Iterator[Any]:
+    """ITK, without its wrapping's warnings: where warnings are errors, importing a part of it would crash Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import itk
+
+        yield itk
 
 
 def _header(path: Path, case: str) -> Any:
     """ITK's ImageIO after it read the header."""
-    import itk
-
-    try:
-        header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-        if header is None:
-            raise _unreadable(case)
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        return header
-    except RuntimeError:
-        raise _unreadable(case) from None
+    with _itk() as itk:
+        try:
+            header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+            if header is None:
+                raise _unreadable(case)
+            header.SetFileName(str(path))
+            header.ReadImageInformation()
+            return header
+        except RuntimeError:
+            raise _unreadable(case) from None
 
 
 def _check_voxels(path: Path, header: Any, shape: tuple[int, int, int], case: str) -> None:

@@ -125,10 +125,13 @@ def _write(path: Path, common: Dataset, pixels: np.ndarray, affine: np.ndarray, 
 
 
 def _decimal(value: float) -> str:
-    """The closest Decimal String, at most 16 characters: 10 decimals or more where they fit."""
+    """The closest Decimal String of at most 16 characters and 12 decimals.
+
+    Smaller parts of a millimetre mean nothing, and pydicom writes some of their exponents one character too long.
+    """
     from pydicom.valuerep import format_number_as_ds
 
-    return format_number_as_ds(float(value) + 0.0)
+    return format_number_as_ds(round(float(value), 12) + 0.0)
 
 
 def _uid(seed: str, *parts: str | int) -> str:

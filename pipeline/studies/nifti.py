@@ -17,7 +17,7 @@ from ..errors import GeometryError, StudyError
 from ..volume import Notice, Volume
 from .geometry import SHEAR_DEGREES, check_affine, plane_name, shear_degrees, voxel_spacing
 from .study import MAX_VOXELS, Series
-from .volume_file import check_finite, check_shape, file_case, is_gzip
+from .volume_file import check_finite, check_shape, file_case, is_gzip, rounding
 
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _DEFLATE_RATIO = 1032
@@ -208,16 +208,12 @@ def _voxels(path: Path, header: Any, case: str) -> np.ndarray:
     return stored
 
 
-def _scaled(stored: np.ndarray, header: Any, case: str) -> tuple[np.ndarray, list[Notice]]:
+def _scaled(stored: np.ndarray, header: Any, case: str) -> tuple[np.ndarray, tuple[Notice, ...]]:
     """(X, Y, Z) float32 with the header's scale applied; a notice where large integers lose digits."""
     slope, inter = header.get_slope_inter()
     if slope is not None and (slope, inter) != (1.0, 0.0):
         array = np.empty(stored.shape, np.float32)
         for k in range(stored.shape[2]):
             array[:, :, k] = stored[:, :, k] * np.float64(slope) + np.float64(inter)
-        return array, []
-    array = np.ascontiguousarray(stored, dtype=np.float32)
-    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 2 and np.any(np.abs(array) > 2**24):
-        text = f"case {case}: integers above 2^24 were rounded to float32."
-        return array, [Notice("rounded-integers", text)]
-    return array, []
+        return array, ()
+    return np.ascontiguousarray(stored, dtype=np.float32), rounding(stored, case)

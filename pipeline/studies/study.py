@@ -152,7 +152,7 @@ def dicom_case(modality: str, uid: str) -> str:
 
 
 def _named(series: Sequence[Series], rule: SeriesRule, wanted: str) -> Series:
-    matches = [one for one in series if wanted in (one.uid, one.case, str(one.number))]
+    matches = [one for one in series if wanted in _names(one)]
     if not matches:
         raise StudyError(f"no series of that UID, case name or number; found: {_cases(series)}.", "no-series")
     if len(matches) > 1:
@@ -170,6 +170,11 @@ def _named(series: Sequence[Series], rule: SeriesRule, wanted: str) -> Series:
             "no-series",
         )
     return chosen
+
+
+def _names(one: Series) -> tuple[str, ...]:
+    names = (one.uid, one.case, None if one.number is None else str(one.number))
+    return tuple(name for name in names if name)
 
 
 def _wish(rule: SeriesRule) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import StudyError
+from ..volume import Notice
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -57,3 +58,15 @@ def check_finite(array: np.ndarray, case: str) -> None:
             f"case {case}: {bad:,} of {array.size:,} voxels are NaN or infinite. Replace them (by 0, say) first.",
             "not-finite",
         )
+
+
+def rounding(stored: np.ndarray, case: str) -> tuple[Notice, ...]:
+    """A notice where integers are too large for float32 to hold each of them.
+
+    Args:
+        stored: the voxels before they became float32, at least one.
+        case: the case, for the message.
+    """
+    if stored.dtype.kind not in "iu" or max(-int(stored.min()), int(stored.max())) <= 2**24:
+        return ()
+    return (Notice("rounded-integers", f"case {case}: integers above 2^24 were rounded to float32."),)

@@ -248,6 +248,15 @@ def test_what_may_mislead_is_told(tmp_path):
     assert [notice.code for notice in read_one(tmp_path).notices] == ["lossy", "no-rescale", "no-uid"]
 
 
+def test_pydicom_s_messages_about_values_stay_unsaid(tmp_path, caplog):
+    files = write_mr_series(tmp_path, edit=lambda dataset, _: setattr(dataset, "PatientID", "PHICANARY"))
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"PN\x12\0ANONYMOUS^EXAMPLE ", b"PN\x12\0PHICANARY\\\x1b$B\xff\xfe\xfd  "))
+    read_one(tmp_path)
+    assert "PHICANARY" not in caplog.text
+
+
 def test_nonsense_outside_the_geometry_does_not_stop_the_reading(tmp_path):
     array, affine = make_volume()
     for file in write_mr_series(tmp_path, array, affine):

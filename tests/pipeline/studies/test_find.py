@@ -69,6 +69,12 @@ def test_a_damaged_file_is_told_with_the_series(tmp_path):
     assert "1 files look like DICOM" in series.verdict
 
 
+def test_an_image_whose_header_broke_is_damaged_not_passed_over(tmp_path):
+    edit_file(write_mr_series(tmp_path)[-1], Rows=None)
+    (series,) = find_series(tmp_path)
+    assert [notice.code for notice in series.notices] == ["unreadable-files"]
+
+
 def test_segmentations_and_reports_are_no_series(tmp_path):
     files = write_mr_series(tmp_path / "mr")
     shutil.copy(files[0], tmp_path / "seg")
@@ -173,6 +179,8 @@ def test_a_refused_series_that_is_the_only_one_tells_why(tmp_path):
 def test_a_volume_file_fits_any_modality(tmp_path):
     series = find_series(write_nifti(tmp_path / "x.nii", *make_volume()))
     assert select_series(series, SeriesRule("MR", 8)).case == "x"
+    with pytest.raises(StudyError, match="no series of that UID"):
+        select_series(series, SeriesRule(), "None")
     with pytest.raises(StudyError, match="at least 9 slices"):
         select_series(series, SeriesRule("MR", 9))
 
