@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ from .errors import BundleError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 """The folder of the bundles that come with the package."""
+
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Bundle:
         Raises:
             BundleError: there is none.
         """
-        for suffix in (".yaml", ".yml", ".json"):
+        for suffix in CONFIG_SUFFIXES:
             path = self.folder / "configs" / f"{name}{suffix}"
             if path.is_file():
                 return path
@@ -146,6 +149,19 @@ def find_bundle(name_or_folder: str | Path) -> Bundle:
 def shipped_bundles() -> list[str]:
     """Names of the bundles that come with the package."""
     return sorted(path.parent.parent.name for path in SHIPPED.glob("*/configs/metadata.json"))
+
+
+def running_bundle_root() -> Path:
+    """The folder of the bundle whose config this process was started with, for `bundle_root` in our configs.
+
+    `python -m monai.bundle run --config_file <folder>/configs/train.yaml` tells a config nothing of its own place, so
+    it is read from the command line; without one there, the working folder is taken, as MONAI's own bundles do.
+    """
+    for word in sys.argv[1:]:
+        path = Path(word.split("=", 1)[-1])
+        if path.suffix in CONFIG_SUFFIXES and path.parent.name == "configs" and path.is_file():
+            return path.resolve().parent.parent
+    return Path.cwd()
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

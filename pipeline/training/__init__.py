@@ -1,1 +1,1 @@
-"""placeholder"""
+"""From a dataset folder to an MLflow run and trained weights."""
