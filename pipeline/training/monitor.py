@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
 
+from ..progress import Report
 from .overlay import overlay_figure
 from .tracking import TrackedRun
 
@@ -26,12 +27,10 @@ class Monitor:
         run: the MLflow run to write to.
         metrics_file: a CSV file with a row a validated or trained epoch, name and value.
         label_names: names of the labels, for per-label metrics (the evaluator's metrics with one value a label).
-        report: called with one line an epoch.
+        report: told of each epoch and validation.
     """
 
-    def __init__(
-        self, run: TrackedRun, metrics_file: Path, label_names: Sequence[str], report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, run: TrackedRun, metrics_file: Path, label_names: Sequence[str], report: Report) -> None:
         self.run = run
         self.metrics_file = metrics_file
         self.label_names = tuple(label_names)
@@ -63,9 +62,9 @@ class Monitor:
             "train/seconds": seconds,
         }
         self._write(metrics)
-        self.report(
-            f"epoch {self._epoch}/{trainer.state.max_epochs}: loss {metrics['train/loss']:.4f}, {seconds:.0f} s"
-        )
+        epochs = trainer.state.max_epochs
+        line = f"epoch {self._epoch}/{epochs}: loss {metrics['train/loss']:.4f}, {seconds:.0f} s"
+        self.report(line, self._epoch / epochs)
 
     def _keep_picture(self, evaluator: Engine) -> None:
         if len(self._pictures) >= PICTURED_CASES:

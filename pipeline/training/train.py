@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Bundle, find_bundle
 from ..errors import BundleError, UsageError
+from ..progress import Report
 from .dataset import dataset_digest, read_dataset, split_dataset
 from .tracking import TrackedRun, environment, tracked_run
 
@@ -58,13 +59,13 @@ class TrainOptions:
     parent_run: str | None = None
 
 
-def train(bundle: Bundle, options: TrainOptions, report: Callable[[str], None]) -> Bundle:
+def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
     """Train the bundle's network on one fold, as one MLflow run.
 
     Args:
         bundle: whose train config runs.
         options: see `TrainOptions`.
-        report: called with one line of progress at a time.
+        report: told of each epoch and validation.
     Returns:
         The trained bundle, complete, in `run_folder/bundle`.
     Raises:
@@ -98,7 +99,7 @@ def train(bundle: Bundle, options: TrainOptions, report: Callable[[str], None]) 
     return trained
 
 
-def train_all_folds(bundle: Bundle, options: TrainOptions, report: Callable[[str], None]) -> list[Bundle]:
+def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> list[Bundle]:
     """Train every fold: a parent MLflow run with a child a fold, folders fold0 to foldN, and the pooled metrics.csv.
 
     Raises:
@@ -156,7 +157,7 @@ def _run_workflow(
     run: TrackedRun,
     bundle: Bundle,
     options: TrainOptions,
-    report: Callable[[str], None],
+    report: Report,
 ) -> float:
     """Train; returns the best key metric."""
     from .checkpoint import RunId, load_checkpoint, save_checkpoints

@@ -1,0 +1,289 @@
+"""The command line `scanloom`. Only typer is imported here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from .segment import CaseResult
+
+INTERRUPTED = 130
+DEBUG = "--debug"
+
+
+class _Door(TyperGroup):
+    """Turns whatever a command raises into one line and an exit status; with --debug into its trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            status, message = error.exit_status, str(error)
+            _show_trace(error)
+        except KeyboardInterrupt:
+            status, message = INTERRUPTED, "interrupted"
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            if type(error).__module__.startswith(("typer", "click")):
+                raise
+            status, message = (
+                1,
+                f"{type(error).__name__} in scanloom itself. Run again with --debug and report the trace.",
+            )
+            _show_trace(error)
+        typer.echo(f"scanloom: {message}", err=True)
+        raise typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=_Door,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Segment medical scans with U-Nets on MONAI: DICOM or NIfTI in; labels, DICOM SEG, measurements, picture out. "
+    "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 input refused, 4 some of several cases failed. "
+    f"{DEBUG} shows the trace of an error.",
+)
+
+BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def predict(
+    bundle: BundleOption,
+    inputs: Annotated[list[Path], typer.Option("--input", "-i", help="A scan's file or folder; may be repeated.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case.")],
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
+    formats: Annotated[list[str] | None, typer.Option("--format", help="nifti, dicom-seg; may be repeated.")] = None,
+    device: DeviceOption = "auto",
+    trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
+    skip_existing: Annotated[bool, typer.Option(help="Leave out cases that these weights have done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment scans: label maps, DICOM SEG, measurements, pictures and a report for each."""
+    _check_paths(inputs)
+    from .bundle import find_bundle
+
+    found = find_bundle(bundle)
+    from .progress import ProgressBar
+    from .segment import PredictOptions, exit_status
+    from .segment import predict as run
+
+    _quiet_libraries()
+    options = PredictOptions(inputs, output, series, tuple(formats or ()), device, trust_bundle, skip_existing)
+    with ProgressBar("predict") as report:
+        results = run(found, options, report)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "cases": [_result_json(result) for result in results]}, indent=2))
+    else:
+        _print_results(results)
+    for result in results:
+        if result.error:
+            typer.echo(f"scanloom: {result.error}", err=True)
+            _show_trace(result.error)
+    raise typer.Exit(exit_status(results))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A scan's file or folder.", metavar="INPUT")], as_json: JsonOption = False
+) -> None:
+    """List the series of an input and the verdict on each one's geometry; nothing of the patient."""
+    _check_paths([path])
+    from .studies import find_series
+
+    summaries = [one.summary() for one in find_series(path)]
+    if as_json:
+        typer.echo(json.dumps({"series": summaries}, indent=2))
+    else:
+        from .tables import print_series
+
+        print_series(summaries)
+
+
+@app.command()
+def train(
+    bundle: BundleOption,
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A Medical Decathlon or nnU-Net raw folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run: bundle, checkpoints, metrics.")],
+    fold: Annotated[int, typer.Option(help="The fold to hold out for validation.")] = 0,
+    all_folds: Annotated[bool, typer.Option(help="Train every fold, one after the other.")] = False,
+    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="Epochs; the bundle's own number if not given.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    device: DeviceOption = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override an id of the train config.")
+    ] = None,
+    trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
+) -> None:
+    """Train a bundle on a dataset, as an MLflow run of its own."""
+    overrides = _settings(settings or [])
+    _check_paths([dataset])
+    from .bundle import find_bundle
+    from .progress import ProgressBar
+    from .training.train import TrainOptions, train_all_folds
+    from .training.train import train as run
+    from .trust import record_trust, require_trust
+
+    found = find_bundle(bundle)
+    require_trust(found, given=trust_bundle)
+    options = TrainOptions(dataset, output, fold, folds, epochs, seed, device, resume, overrides)
+    _quiet_libraries()
+    with ProgressBar("train") as report:
+        trained = train_all_folds(found, options, report) if all_folds else [run(found, options, report)]
+    for each in trained:
+        record_trust(each)
+        typer.echo(str(each.folder))
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Show the training runs: MLflow's UI on the store in use."""
+    import subprocess
+
+    from .training.tracking import tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://", "databricks")):
+        typer.echo(f"the runs are on the MLflow server {uri}; open it in a browser")
+        return
+    typer.echo(f"MLflow on http://{host}:{port} (store {uri}); Ctrl-C ends it", err=True)
+    arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "mlflow", *arguments], check=False).returncode)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what works here: versions, devices, optional parts."""
+    from .doctor import examine
+
+    facts = examine()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        from .tables import print_facts
+
+        print_facts("scanloom doctor", facts)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the study and the results.")] = Path(
+        "demo"
+    ),
+    device: DeviceOption = "auto",
+) -> None:
+    """Make an example DICOM study from the MNI152 template, segment its hippocampi and show the volumes."""
+    from .demo import run_demo
+    from .progress import ProgressBar
+
+    _quiet_libraries()
+    with ProgressBar("demo") as report:
+        results = run_demo(output, device, report)
+    _print_results(results)
+    failed = [result.error for result in results if result.error]
+    if failed:
+        raise failed[0]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    if _debug():
+        logging.basicConfig(level=logging.DEBUG)
+    app(args=[word for word in sys.argv[1:] if word != DEBUG])
+
+
+def _debug() -> bool:
+    return DEBUG in sys.argv
+
+
+def _show_trace(error: BaseException) -> None:
+    if _debug():
+        import traceback
+
+        traceback.print_exception(error)
+
+
+def _quiet_libraries() -> None:
+    """Warnings of libraries are for developers: shown with --debug, and logged by a training into its train.log."""
+    if not _debug():
+        import warnings
+
+        warnings.simplefilter("ignore")
+        logging.lastResort = None
+
+
+def _check_paths(paths: list[Path]) -> None:
+    """Before any import: a path that is not there is answered at once."""
+    for number, path in enumerate(paths, start=1):
+        if not path.exists():
+            which = "input" if len(paths) == 1 else f"input {number}"
+            raise UsageError(f"{which}: no such file or folder: {path}. Check the path.")
+
+
+def _settings(settings: list[str]) -> dict[str, Any]:
+    """KEY=VALUE words, the values read as YAML."""
+    values: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {word}: write it as KEY=VALUE, for instance --set learning_rate=0.001.")
+        import yaml
+
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {word}: the value is not YAML. Quote it.") from None
+    return values
+
+
+def _print_results(results: list[CaseResult]) -> None:
+    """Volumes and files of the cases that went well, the series to choose from of those that were ambiguous."""
+    from .tables import print_series, print_volumes
+
+    for result in results:
+        if result.error is not None and result.found:
+            print_series([one.summary() for one in result.found], stderr=True)
+    done = [result for result in results if result.status == "done"]
+    if done:
+        print_volumes([(f"{result.case} {result.description}".strip(), result.volumes_ml) for result in done])
+    for result in results:
+        for warning in result.warnings:
+            typer.echo(f"{result.case}: {warning['message']}")
+        if result.folder is not None and result.error is None:
+            typer.echo(f"{result.case}: {result.status}, {result.folder}")
+
+
+def _result_json(result: CaseResult) -> dict[str, Any]:
+    return {
+        "case": result.case,
+        "status": result.status,
+        "folder": str(result.folder) if result.folder and result.error is None else None,
+        "seconds": round(result.seconds, 3),
+        "volumes_ml": result.volumes_ml,
+        "warnings": result.warnings,
+        "error": str(result.error) if result.error else None,
+        "series": [one.summary() for one in result.found] if result.error else [],
+    }
+
+
+if __name__ == "__main__":
+    main()

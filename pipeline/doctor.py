@@ -1,0 +1,44 @@
+"""What works here: versions, devices, precision, optional parts, bundles, the tracking store."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.util import find_spec
+
+from .bundle import shipped_bundles
+from .outputs import package_versions
+
+OPTIONAL = {
+    "nilearn": "scanloom demo; pip install 'scanloom[demo]'",
+    "onnxruntime": "tests of ONNX export; pip install 'scanloom[test]'",
+}
+
+
+def examine() -> dict[str, str]:
+    """Names and values in words, in the order to print them."""
+    import torch
+
+    from .training.tracking import tracking_uri
+
+    facts = package_versions()
+    facts["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    facts["device"] = _device(torch)
+    facts["bf16 on the CPU"] = "in hardware" if _cpu_has_bf16(torch) else "emulated: fp32 is used"
+    for package, purpose in OPTIONAL.items():
+        facts[package] = "installed" if find_spec(package) else f"missing (for {purpose})"
+    facts["bundles"] = ", ".join(shipped_bundles()) or "none"
+    facts["tracking store"] = tracking_uri().split("@")[-1]
+    return facts
+
+
+def _device(torch) -> str:  # type: ignore[no-untyped-def]
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        return "mps"
+    return f"cpu, {torch.get_num_threads()} threads (no GPU that torch can use)"
+
+
+def _cpu_has_bf16(torch) -> bool:  # type: ignore[no-untyped-def]
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,110 @@
+"""A bundle made ready for inference: preprocessing, network with weights, inferer; volume in, labels out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from ..bundle import Bundle
+from ..errors import BundleError, UsageError
+from ..volume import Volume
+from .prepare import canonical, labels_on_grid, prepare, to_source_order
+
+NEEDED = ("network_def", "preprocessing", "inferer")
+
+
+class Predictor:
+    """Labels for volumes by one bundle.
+
+    Args:
+        bundle: its `inference` config names `network_def`, `preprocessing` and `inferer`.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one.
+    Raises:
+        BundleError: the config or the weights are missing or do not fit each other.
+        UsageError: there is no such device.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.device = find_device(device)
+        config = bundle.config("inference")
+        parser = ConfigParser()
+        parser.read_config(str(config))
+        parser.read_meta(str(config.parent / "metadata.json"))
+        parser.update({"bundle_root": str(bundle.folder), "device": self.device})
+        missing = [name for name in NEEDED if name not in parser]
+        if missing:
+            raise BundleError(f"bundle {bundle.name}: {config.name} has no {', '.join(missing)}. Add what is missing.")
+        try:
+            self.preprocessing = parser.get_parsed_content("preprocessing")
+            self.inferer = parser.get_parsed_content("inferer")
+            network = parser.get_parsed_content("network_def")
+        except Exception as error:
+            raise BundleError(
+                f"bundle {bundle.name}: {config.name} can not be built: {_last_line(error)}. Mend the config."
+            ) from error
+        self.network = _with_weights(network, bundle).to(self.device).eval()
+
+    @property
+    def device_name(self) -> str:
+        """The device in words, for reports."""
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        return str(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, volume: Volume) -> np.ndarray:
+        """(X, Y, Z) integers on the volume's own grid."""
+        turned = canonical(volume)
+        prepared = prepare(turned, self.preprocessing)
+        image = prepared["image"].as_tensor().unsqueeze(0).to(self.device)
+        logits = _tensor(self.inferer(image, self.network))[0]
+        return to_source_order(labels_on_grid(logits, prepared, self.preprocessing, turned), volume)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(
+            f"--device {name}: there is no such device here. See `scanloom doctor`; `--device auto` takes what there is."
+        ) from None
+    return device
+
+
+def _with_weights(network: nn.Module, bundle: Bundle) -> nn.Module:
+    digest = bundle.weights_sha256
+    try:
+        state = torch.load(bundle.weights, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get("model", state))
+    except Exception as error:
+        raise BundleError(
+            f"bundle {bundle.name}: models/{bundle.weights.name} (SHA-256 {digest[:8]}…) does not fit network_def: "
+            f"{_last_line(error)}. Train the bundle again, or restore its files."
+        ) from error
+    return network
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    """The logits, where an inferer returns several outputs the first."""
+    return output if isinstance(output, torch.Tensor) else next(iter(output))
+
+
+def _last_line(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[-1].split())[:300]

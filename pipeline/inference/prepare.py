@@ -1,0 +1,95 @@
+"""Volume -> the network's input, and its logits -> labels on the volume's own grid.
+
+A scan's own array order never reaches the network: it is first turned to the nearest RAS order in contiguous memory, so
+that axial, coronal, sagittal and reversed acquisitions of one anatomy give the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import nibabel.orientations as orientations
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImage, LoadImaged
+from monai.utils import MetaKeys, SpaceKeys
+
+from ..errors import BundleError
+from ..volume import Volume
+
+
+def canonical(volume: Volume) -> Volume:
+    """The volume with its array axes nearest to R, A and S, contiguous; no voxel is interpolated."""
+    turn = orientations.io_orientation(volume.affine)
+    array = np.stack([orientations.apply_orientation(channel, turn) for channel in volume.array])
+    affine = volume.affine @ orientations.inv_ornt_aff(turn, volume.spatial_shape)
+    return replace(volume, array=np.ascontiguousarray(array, dtype=np.float32), affine=affine)
+
+
+def to_source_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
+    """Labels on the grid of `canonical(volume)` -> on the volume's own, (X, Y, Z)."""
+    turn = orientations.io_orientation(volume.affine)
+    back = orientations.ornt_transform(np.stack([np.arange(3), np.ones(3)], axis=1), turn)
+    return np.ascontiguousarray(orientations.apply_orientation(labels, back))
+
+
+def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
+    """The bundle's preprocessing, from after its loader: the scan is already in memory.
+
+    Args:
+        volume: in canonical order.
+        preprocessing: the bundle's, on the key "image".
+    Returns:
+        {"image": (C, *spatial)} with the applied operations that `labels_on_grid` inverts.
+    """
+    image = MetaTensor(
+        torch.from_numpy(volume.array),
+        affine=torch.from_numpy(volume.affine),
+        meta={
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
+            MetaKeys.SPATIAL_SHAPE: np.array(volume.spatial_shape),
+            "filename_or_obj": volume.case,
+        },
+    )
+    data: Any = after_loader(preprocessing)({"image": image})
+    return dict(data)
+
+
+def after_loader(preprocessing: Compose) -> Compose:
+    """The transforms without those that load files."""
+    return Compose([step for step in preprocessing.transforms if not isinstance(step, LoadImage | LoadImaged)])
+
+
+def labels_on_grid(
+    logits: torch.Tensor, prepared: dict[str, MetaTensor], preprocessing: Compose, volume: Volume
+) -> np.ndarray:
+    """Logits on the network's grid -> labels on the grid of the canonical volume.
+
+    The logits are interpolated back before the largest is taken, which keeps boundaries between voxels; where nothing
+    was resampled nothing is interpolated.
+
+    Args:
+        logits: (K, *spatial) for prepared["image"]; one channel is a binary mask's logit.
+        prepared: what `prepare` returned.
+        preprocessing: as given to `prepare`.
+        volume: in canonical order.
+    Returns:
+        (X, Y, Z) integers, in the smallest unsigned type.
+    Raises:
+        BundleError: the preprocessing can not be inverted to the scan's grid.
+    """
+    image = prepared["image"]
+    carrier = MetaTensor(logits.float().cpu(), meta=image.meta, applied_operations=image.applied_operations)
+    inverted = after_loader(preprocessing).inverse({"image": carrier})["image"]
+    if tuple(inverted.shape[1:]) != volume.spatial_shape:
+        raise BundleError(
+            f"the bundle's preprocessing leads from {volume.spatial_shape} voxels back to {tuple(inverted.shape[1:])}. "
+            "Use only invertible spatial transforms in configs/inference."
+        )
+    kind = np.uint8 if len(inverted) <= np.iinfo(np.uint8).max + 1 else np.uint16
+    values = inverted.as_tensor()
+    labels = values[0] > 0 if len(values) == 1 else values.argmax(dim=0)
+    return labels.numpy().astype(kind)

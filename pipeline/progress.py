@@ -1,0 +1,58 @@
+"""How far a command is: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Report(Protocol):
+    """What a long piece of work calls as it goes on."""
+
+    def __call__(self, line: str, done: float | None = None) -> None:
+        """Say one line; `done` is the share of the work behind it, 0 to 1, where that is known."""
+
+
+def silent(line: str, done: float | None = None) -> None:
+    """A `Report` that says nothing."""
+
+
+class ProgressBar:
+    """A `Report` for people: `with ProgressBar("training") as report: report("epoch 1", 0.01)`.
+
+    On a terminal the lines scroll above a bar with the time left; elsewhere they are all there is.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self.title, total=1.0)
+        return self
+
+    def __call__(self, line: str, done: float | None = None) -> None:
+        """Say one line."""
+        if self._progress is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        self._progress.console.print(line, markup=False, highlight=False)
+        if done is not None:
+            self._progress.update(self._task, completed=done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()

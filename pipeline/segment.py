@@ -1,0 +1,218 @@
+"""The story of a prediction: inputs -> series -> volumes -> labels -> files, one case after the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .bundle import Bundle
+from .errors import PipelineError, UsageError
+from .outputs import FORMATS, RunFacts, SummaryRow, choose_formats, write_case, write_summary
+from .progress import Report, silent
+from .studies import Series, find_series, read_series, select_series
+from .trust import require_trust
+
+if TYPE_CHECKING:
+    from .inference.predictor import Predictor
+
+log = logging.getLogger("scanloom.segment")
+
+SOME_FAILED = 4
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What the command line says of a prediction.
+
+    Attributes:
+        inputs: files and folders, one case each.
+        output: the folder OUT; a case's files go to OUT/<case>.
+        series: which series of each input; None where the bundle's rule must decide.
+        formats: "nifti", "dicom-seg"; empty for NIfTI, and DICOM SEG where the input is DICOM.
+        device: "auto", "cpu", "cuda", …
+        trust_bundle: run a bundle that is a stranger's.
+        skip_existing: leave cases alone that these weights have done already.
+    """
+
+    inputs: Sequence[Path]
+    output: Path
+    series: str | None = None
+    formats: Sequence[str] = ()
+    device: str = "auto"
+    trust_bundle: bool = False
+    skip_existing: bool = False
+
+
+@dataclass
+class CaseResult:
+    """How one input ended.
+
+    Attributes:
+        case: its name; None where it was refused before it had one.
+        description: the words of imaging in the series' description.
+        status: "done", "skipped", "refused" or "failed".
+        folder: of its files.
+        volumes_ml: label name -> millilitres.
+        error: what stopped it.
+        found: the series of the input.
+    """
+
+    case: str | None
+    description: str = ""
+    status: str = "done"
+    folder: Path | None = None
+    seconds: float = 0.0
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    error: PipelineError | None = None
+    found: tuple[Series, ...] = ()
+
+
+def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) -> list[CaseResult]:
+    """Label every input and write its files; one bad case does not stop the others.
+
+    The network, and the seconds that loading it takes, comes only when an input has been found and can be read.
+
+    Args:
+        bundle: what to run.
+        options: on what, and where to.
+        report: told of each stage.
+    Returns:
+        How each input ended, in their order; OUT/summary.csv holds the same.
+    Raises:
+        UsageError, BundleError: nothing could run at all.
+    """
+    require_trust(bundle, given=options.trust_bundle)
+    _ = bundle.labels, bundle.weights_sha256
+    if unknown := [name for name in options.formats if name not in FORMATS]:
+        raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
+    _make_folder(options.output)
+    loaded: list[Predictor] = []
+    results: list[CaseResult] = []
+    for index, path in enumerate(options.inputs):
+        started = perf_counter()
+        result = CaseResult(None)
+        try:
+            share = _Share(report, index, len(options.inputs))
+            _segment(path, result, bundle, options, loaded, [done.case for done in results], share)
+        except PipelineError as error:
+            result.status = "refused" if error.exit_status in (2, 3) else "failed"
+            result.error = error
+        except Exception as error:
+            log.debug("case failed", exc_info=True)
+            name = result.case or f"input {len(results) + 1}"
+            result.status = "failed"
+            result.error = PipelineError(
+                f"{name}: {type(error).__name__} in scanloom itself. Run again with --debug for the trace and report it."
+            )
+            result.error.__cause__ = error
+        result.seconds = perf_counter() - started
+        results.append(result)
+    write_summary(options.output / "summary.csv", [_row(result) for result in results])
+    return results
+
+
+def exit_status(results: Sequence[CaseResult]) -> int:
+    """0 all done; 4 some of several failed; else what the errors have in common, or 1."""
+    errors = [result.error for result in results if result.error]
+    if not errors:
+        return 0
+    if len(errors) < len(results):
+        return SOME_FAILED
+    statuses = {error.exit_status for error in errors}
+    return statuses.pop() if len(statuses) == 1 else 1
+
+
+def _segment(
+    path: Path,
+    result: CaseResult,
+    bundle: Bundle,
+    options: PredictOptions,
+    loaded: list[Predictor],
+    taken: Sequence[str | None],
+    report: _Share,
+) -> None:
+    """One case, from its path to its files; fills in the result as far as it comes."""
+    clock = _Clock()
+    result.found = tuple(find_series(path))
+    series = select_series(result.found, bundle.series_rule, options.series)
+    result.case, result.description = series.case, series.description
+    if series.case in taken:
+        raise UsageError(f"two inputs are called {series.case}. Rename one, or predict them into two folders.")
+    result.folder = options.output / series.case
+    if options.skip_existing and _already_done(result.folder, bundle):
+        result.status = "skipped"
+        return
+    report(f"{series.case}: reading {series.slices} slices", 0.0)
+    volume = read_series(series)
+    choose_formats(options.formats, volume)
+    clock.lap("read")
+    if not loaded:
+        report(f"{series.case}: loading {bundle.name}", 0.1)
+        from .inference.predictor import Predictor
+
+        loaded.append(Predictor(bundle, options.device))
+        clock.lap("load")
+    predictor = loaded[0]
+    size = " x ".join(map(str, volume.spatial_shape))
+    report(f"{series.case}: {size} voxels on {predictor.device_name}", 0.5)
+    labels = predictor(volume)
+    clock.lap("predict")
+    report(f"{series.case}: writing", 0.9)
+    facts = RunFacts(predictor.device_name, clock.seconds)
+    written = write_case(result.folder, labels, volume, bundle, facts, options.formats)
+    report = json.loads(written["report"].read_text(encoding="utf-8"))
+    result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
+    result.warnings = report["warnings"]
+
+
+def _already_done(folder: Path, bundle: Bundle) -> bool:
+    """Whether the folder holds a whole report, and every file it lists, made by these weights."""
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return report["bundle"]["weights_sha256"] == bundle.weights_sha256 and all(
+            (folder / name).is_file() for name in report["outputs"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _row(result: CaseResult) -> SummaryRow:
+    error = str(result.error) if result.error else None
+    return SummaryRow(result.case, result.status, result.seconds, result.volumes_ml, error)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+
+
+class _Share:
+    """A case's part of the whole run's progress."""
+
+    def __init__(self, report: Report, index: int, cases: int) -> None:
+        self.report, self.index, self.cases = report, index, cases
+
+    def __call__(self, line: str, done: float) -> None:
+        """Say one line; `done` is the share of this case that is behind it."""
+        self.report(line, (self.index + done) / self.cases)
+
+
+class _Clock:
+    """Seconds of the stages of a case."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap belongs to `stage`."""
+        now = perf_counter()
+        self.seconds[stage], self._last = now - self._last, now
