@@ -83,7 +83,16 @@ def predict(
     from .segment import predict as run
 
     _quiet_libraries()
-    options = PredictOptions(inputs, output, series, tuple(formats or ()), device, trust_bundle, skip_existing)
+    options = PredictOptions(
+        inputs,
+        output,
+        series,
+        tuple(formats or ()),
+        device,
+        trust_bundle,
+        skip_existing,
+        only_predicts=not trust_bundle,
+    )
     with ProgressBar("predict") as report:
         results = run(found, options, report)
     if as_json:
@@ -228,7 +237,7 @@ def _quiet_libraries() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
-        logging.lastResort = None
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _check_paths(paths: list[Path]) -> None:

@@ -31,7 +31,7 @@ def run_demo(output: Path, device: str = "auto", report: Report = silent) -> lis
     """
     folders = write_study(output / "study")
     report(f"wrote a DICOM study of {len(folders)} series: {output / 'study'}")
-    options = PredictOptions(folders, output / "results", device=device)
+    options = PredictOptions(folders, output / "results", device=device, only_predicts=True)
     return predict(find_bundle(BUNDLE), options, report)
 
 

@@ -37,6 +37,7 @@ class PredictOptions:
         device: "auto", "cpu", "cuda", …
         trust_bundle: run a bundle that is a stranger's.
         skip_existing: leave cases alone that these weights have done already.
+        only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
     """
 
     inputs: Sequence[Path]
@@ -46,6 +47,7 @@ class PredictOptions:
     device: str = "auto"
     trust_bundle: bool = False
     skip_existing: bool = False
+    only_predicts: bool = False
 
 
 @dataclass
@@ -108,7 +110,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
             name = result.case or f"input {len(results) + 1}"
             result.status = "failed"
             result.error = PipelineError(
-                f"{name}: {type(error).__name__} in scanloom itself. Run again with --debug for the trace and report it."
+                f"{name}: {type(error).__name__} in scanloom itself. Run again with --debug and report the trace."
             )
             result.error.__cause__ = error
         result.seconds = perf_counter() - started
@@ -154,9 +156,7 @@ def _segment(
     clock.lap("read")
     if not loaded:
         report(f"{series.case}: loading {bundle.name}", 0.1)
-        from .inference.predictor import Predictor
-
-        loaded.append(Predictor(bundle, options.device))
+        loaded.append(_load(bundle, options))
         clock.lap("load")
     predictor = loaded[0]
     size = " x ".join(map(str, volume.spatial_shape))
@@ -169,6 +169,17 @@ def _segment(
     report = json.loads(written["report"].read_text(encoding="utf-8"))
     result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
     result.warnings = report["warnings"]
+
+
+def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
+    """The bundle, ready; here, and not before an input has been read, torch and MONAI are imported."""
+    if options.only_predicts:
+        from .inference.lean_import import import_monai_for_inference
+
+        import_monai_for_inference()
+    from .inference.predictor import Predictor
+
+    return Predictor(bundle, options.device)
 
 
 def _already_done(folder: Path, bundle: Bundle) -> bool:

@@ -1,4 +1,4 @@
-"""Which bundles may run: a bundle's config is code (`$` expressions, any `_target_`), so a stranger's runs only by leave.
+"""Which bundles may run: a config is code (`$` expressions, any `_target_`), so a stranger's runs only by leave.
 
 Trusted are the bundles that come with the package and those that `scanloom train` wrote on this machine, known by the
 SHA-256 of everything in them; a changed file breaks the trust.

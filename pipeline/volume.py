@@ -52,5 +52,5 @@ class Volume:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres; right for sheared grids too (determinant, not the product of spacings)."""
+        """Volume of one voxel in millilitres, by the determinant, which is right for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0

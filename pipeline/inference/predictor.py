@@ -79,7 +79,7 @@ def find_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(
-            f"--device {name}: there is no such device here. See `scanloom doctor`; `--device auto` takes what there is."
+            f"--device {name}: there is no such device here. `scanloom doctor` lists them; auto takes what there is."
         ) from None
     return device
 

@@ -1,4 +1,4 @@
-"""What happens to a batch in a training step: to the device, augmented as a whole, through the network in bf16 or fp32."""
+"""What happens to a batch in a training step: to the device, augmented, through the network in bf16 or fp32."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A training as one MLflow run: its own, with a status that is always true.
 
-The store is `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the working folder, which a bare `mlflow ui` there shows.
+The store is `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the working folder: a bare `mlflow ui` there shows it.
 MLflow's client is called with the run's ID throughout: no global "active run" that a second training could append to.
 """
 
