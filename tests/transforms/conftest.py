@@ -1,0 +1,46 @@
+"""One thread for the small tensors of these tests, and a random state that draws what a test says."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+class _Largest:
+    """Stands for a RandomState: every part of a transform is drawn, each parameter at the upper end of its range."""
+
+    def rand(self) -> float:
+        return 0.0
+
+    def uniform(self, low: float, high: float) -> float:
+        return high
+
+    def normal(self, mean: float, std: float) -> float:
+        return mean + std
+
+    def randint(self, high: int) -> int:
+        return 0
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.ones(shape)
+
+
+@pytest.fixture
+def drawing_the_largest() -> Callable:
+    """Makes a transform draw the upper end of each of its ranges."""
+
+    def fix(transform):
+        transform.R = _Largest()
+        return transform
+
+    return fix
