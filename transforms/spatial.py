@@ -13,6 +13,8 @@ from torch.nn import functional
 from .deformation import SUPPORT, control_coordinates, dense_grid, limit_folding
 
 FOLDING_LIMIT = 0.9
+MODES = ("bilinear", "nearest")
+PADDING_MODES = ("border", "reflection", "zeros")
 
 
 class BatchRandSpatialDeformation(Randomizable):
@@ -34,7 +36,8 @@ class BatchRandSpatialDeformation(Randomizable):
         padding_mode: what lies outside the image: "border", "zeros" or "reflection".
 
     Raises:
-        ValueError: the numbers of keys and modes differ, or a range is impossible.
+        ValueError: the numbers of keys and modes differ, a mode is not known, a range is impossible; in a call: the
+            keyed tensors differ in batch or spatial size.
 
     Source: Ronneberger 2015, section 3.1 (elastic deformation on a coarse grid); Isensee 2021 (ranges).
     """
@@ -53,12 +56,20 @@ class BatchRandSpatialDeformation(Randomizable):
         prob_elastic: float = 0.5,
         padding_mode: str = "border",
     ) -> None:
+        if not keys:
+            raise ValueError("no keys; name the tensors to deform.")
         if len(keys) != len(modes):
             raise ValueError(f"{len(keys)} keys but {len(modes)} modes; give one mode a key.")
+        if unknown := [mode for mode in modes if mode not in MODES]:
+            raise ValueError(f"modes is {tuple(modes)}; {unknown[0]!r} must be {' or '.join(map(repr, MODES))}.")
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode is {padding_mode!r}; it must be 'border', 'reflection' or 'zeros'.")
         if control_points < SUPPORT:
             raise ValueError(f"control_points is {control_points}; a cubic B-spline needs at least {SUPPORT}.")
         if not 0 < scaling[0] <= scaling[1]:
             raise ValueError(f"scaling is {tuple(scaling)}; it must be two positive factors, the smaller first.")
+        if elastic_voxels < 0:
+            raise ValueError(f"elastic_voxels is {elastic_voxels}; it must not be negative.")
         self.keys, self.modes = tuple(keys), tuple(modes)
         self.flip_axes = tuple(flip_axes)
         self.rotation_degrees, self.scaling, self.elastic_voxels = rotation_degrees, tuple(scaling), elastic_voxels
@@ -68,6 +79,12 @@ class BatchRandSpatialDeformation(Randomizable):
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         """The mapping with the keyed tensors deformed; shapes, types and devices stay."""
         first = data[self.keys[0]]
+        for key in self.keys[1:]:
+            if (len(data[key]), *data[key].shape[2:]) != (len(first), *first.shape[2:]):
+                raise ValueError(
+                    f"{key} is {tuple(data[key].shape)} but {self.keys[0]} {tuple(first.shape)}; "
+                    "tensors deformed alike need one batch and spatial size."
+                )
         grid = self.draw(len(first), first.shape[2:]).to(first.device)
         return {
             **data,
@@ -112,8 +129,9 @@ class BatchRandSpatialDeformation(Randomizable):
         return voxels * torch.tensor([2 / max(length - 1, 1) for length in size])
 
     def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
-        values = x if x.is_floating_point() else x.float()
+        """Sampled in single precision at least: coordinates in half precision miss voxels of larger images."""
+        values = x if x.dtype == torch.float64 else x.float()
         sampled = functional.grid_sample(
             values, grid.to(values.dtype), mode=mode, padding_mode=self.padding_mode, align_corners=True
         )
-        return sampled.to(x.dtype)
+        return (sampled if x.is_floating_point() else sampled.round()).to(x.dtype)
