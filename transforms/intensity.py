@@ -46,6 +46,9 @@ class BatchRandIntensity(Randomizable):
         for name, (low, high) in {"contrast": contrast, "gamma": gamma}.items():
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {(low, high)}; it must be two positive numbers, the smaller first.")
+        for name, largest in {"noise_std": noise_std, "brightness_std": brightness_std}.items():
+            if largest < 0:
+                raise ValueError(f"{name} is {largest}; it must not be negative.")
         self.key = key
         self.noise_std, self.brightness_std = noise_std, brightness_std
         self.contrast, self.gamma = tuple(contrast), tuple(gamma)
@@ -84,6 +87,9 @@ class BatchRandIntensity(Randomizable):
 
 
 def _std(x: Tensor) -> Tensor:
-    """Standard deviation from two sums, several times cheaper than `torch.std` on a volume."""
-    centred = (x - x.mean()).flatten()
+    """Standard deviation from two sums, several times cheaper than `torch.std` on a volume.
+
+    In single precision: a sum of squares over a volume leaves the range of half precision.
+    """
+    centred = (x - x.mean()).flatten().float()
     return (centred @ centred / centred.numel()).sqrt()
