@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,16 @@ def read_dataset(folder: str | Path) -> list[Case]:
         raise UsageError(f"dataset {folder}: it lists no labelled image. Fill `training` in dataset.json.")
     missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
     if missing:
+        first = missing[0].relative_to(folder) if missing[0].is_relative_to(folder) else missing[0]
         raise UsageError(
-            f"dataset {folder}: {len(missing)} files are missing, the first is {missing[0].relative_to(folder)}. "
+            f"dataset {folder}: {len(missing)} files are missing, the first is {first}. "
             "Put them there, or take them out of dataset.json."
+        )
+    twice = [name for name, times in Counter(case.name for case in cases).items() if times > 1]
+    if twice:
+        raise UsageError(
+            f"dataset {folder}: {len(twice)} case names stand for several images, the first is {twice[0]}. "
+            "Give every image a file name of its own."
         )
     return sorted(cases, key=lambda case: case.name)
 
@@ -124,11 +132,17 @@ def _decathlon_cases(folder: Path, listed: list[Any]) -> list[Case]:
 def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     """Cases of `labelsTr/<name><ending>` with their image `imagesTr/<name>_0000<ending>`; one channel."""
     ending = str(description.get("file_ending", ".nii.gz"))
-    return [
-        Case(label.name.removesuffix(ending), folder / "imagesTr" / label.name.replace(ending, "_0000" + ending), label)
-        for label in sorted((folder / "labelsTr").glob(f"*{ending}"))
-    ]
+    images, cases = folder / "imagesTr", []
+    for label in (folder / "labelsTr").glob(f"[!.]*{ending}"):  # no dot files: macOS leaves its `._name` in archives
+        name = label.name.removesuffix(ending)
+        if (images / f"{name}_0001{ending}").exists():
+            raise UsageError(
+                f"dataset {folder}: case {name} has several channels; images of one channel can be trained on. "
+                "Keep only the files that end in _0000."
+            )
+        cases.append(Case(name, images / f"{name}_0000{ending}", label))
+    return cases
 
 
 def _case(image: Path, label: Path) -> Case:
-    return Case(image.name.split(".")[0], image, label)
+    return Case(Path(image.name.removesuffix(".gz")).stem, image, label)
