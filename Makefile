@@ -20,7 +20,7 @@ test: $(VENV)/.with-test
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/installed
+	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build && MYPYPATH=installed ../$(BIN)/python -m mypy --config-file ../setup.cfg \
 		-p scanloom.networks -p scanloom.transforms -p scanloom.pipeline

@@ -166,9 +166,9 @@ def _segment(
     report(f"{series.case}: writing", 0.9)
     facts = RunFacts(predictor.device_name, clock.seconds)
     written = write_case(result.folder, labels, volume, bundle, facts, options.formats)
-    report = json.loads(written["report"].read_text(encoding="utf-8"))
-    result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
-    result.warnings = report["warnings"]
+    trail = json.loads(written["report"].read_text(encoding="utf-8"))
+    result.volumes_ml = {label["name"]: label["volume_ml"] for label in trail["labels"]}
+    result.warnings = trail["warnings"]
 
 
 def _load(bundle: Bundle, options: PredictOptions) -> Predictor:

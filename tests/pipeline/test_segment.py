@@ -1,0 +1,212 @@
+"""The story of a prediction, with a network that marks what is brighter than the mean."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from factories import PATIENT, edit_file, make_volume, reorient, write_mr_series, write_nifti
+from scanloom.pipeline import segment
+from scanloom.pipeline.bundle import SHIPPED, Bundle, find_bundle
+from scanloom.pipeline.errors import BundleError, UsageError
+from scanloom.pipeline.segment import PredictOptions, exit_status, predict
+from scanloom.pipeline.volume import Volume
+
+SHAPE = (12, 13, 14)
+
+
+class BrightVoxels:
+    """Stands for a loaded network: label 1 above the mean, 2 in the brightest tenth."""
+
+    device_name = "cpu"
+
+    def __call__(self, volume: Volume) -> np.ndarray:
+        values = volume.array[0]
+        return ((values > values.mean()).astype(np.uint8) + (values > np.quantile(values, 0.9))).astype(np.uint8)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces the network; holds a line for each time that it was loaded."""
+    lines: list[str] = []
+
+    def load(bundle: Bundle, options: PredictOptions) -> BrightVoxels:
+        lines.append(bundle.name)
+        return BrightVoxels()
+
+    monkeypatch.setattr(segment, "_load", load)
+    return lines
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle of no network, as if it came with the package."""
+    folder = tmp_path / "bundles" / "made_up"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    shutil.copy(SHIPPED / "hippocampus_mr_unet" / "configs" / "metadata.json", folder / "configs")
+    (folder / "models" / "model.pt").write_bytes(b"weights")
+    monkeypatch.setattr("scanloom.pipeline.trust.SHIPPED", folder.parent.resolve())
+    return find_bundle(folder)
+
+
+def make_scan(path: Path) -> Path:
+    array, affine = make_volume(SHAPE)
+    return write_nifti(path, array, affine)
+
+
+def options(tmp_path: Path, *inputs: Path, **settings: object) -> PredictOptions:
+    return PredictOptions(list(inputs), tmp_path / "out", **settings)  # type: ignore[arg-type]
+
+
+def test_a_nifti_case_gets_all_its_files(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    [result] = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
+    assert (result.status, result.case, exit_status([result])) == ("done", "head", 0)
+    names = {path.name for path in (tmp_path / "out" / "head").iterdir()}
+    assert names == {"labels.nii.gz", "measurements.json", "measurements.csv", "preview.png", "report.json"}
+    report = json.loads((tmp_path / "out" / "head" / "report.json").read_text())
+    assert set(report["seconds"]) == {"read", "load", "predict", "outputs"}
+    assert report["bundle"]["weights_sha256"] == bundle.weights_sha256
+
+
+def test_a_dicom_case_gets_a_segmentation_object_too(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    array, affine = make_volume(SHAPE)
+    write_mr_series(tmp_path / "study", array, affine)
+    [result] = predict(bundle, options(tmp_path, tmp_path / "study"))
+    assert result.error is None
+    assert result.folder is not None
+    assert (result.folder / "segmentation.dcm").is_file()
+    assert result.folder.name == result.case
+    assert str(result.case).startswith("mr-")
+
+
+def test_one_bad_case_does_not_stop_the_others(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not a scan")
+    results = predict(bundle, options(tmp_path, bad, make_scan(tmp_path / "good.nii.gz")))
+    assert [result.status for result in results] == ["refused", "done"]
+    assert exit_status(results) == 4
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["refused", "done"]
+    assert rows[0]["error"] == str(results[0].error)
+    assert float(rows[1]["anterior_ml"]) == pytest.approx(results[1].volumes_ml["anterior"], rel=1e-5)
+
+
+def test_several_matching_series_are_refused_before_the_network_is_loaded(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    array, affine = make_volume(SHAPE)
+    write_mr_series(tmp_path / "study" / "a", array, affine, number=1)
+    write_mr_series(tmp_path / "study" / "b", array, affine, number=2)
+    results = predict(bundle, options(tmp_path, tmp_path / "study"))
+    assert exit_status(results) == 3
+    assert "Choose one with --series" in str(results[0].error)
+    assert [one.number for one in results[0].found] == [1, 2]
+    assert loads == []
+    [picked] = predict(bundle, options(tmp_path, tmp_path / "study", series="2"))
+    assert picked.status == "done"
+
+
+def test_orientation_of_the_slices_changes_no_label_in_the_patient(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    array, affine = make_volume(SHAPE)
+    turned = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0), "reversed": (0, 1, 2)}
+    maps = []
+    for name, axes in turned.items():
+        other, other_affine = reorient(array, affine, axes, (name == "reversed",) * 3)
+        write_mr_series(tmp_path / name, other, other_affine, number=len(maps) + 1)
+        [result] = predict(bundle, options(tmp_path, tmp_path / name))
+        assert result.folder is not None, result.error
+        maps.append(nib.as_closest_canonical(nib.load(result.folder / "labels.nii.gz")))
+    for other in maps[1:]:
+        np.testing.assert_array_equal(np.asarray(other.dataobj), np.asarray(maps[0].dataobj))
+        np.testing.assert_allclose(other.affine, maps[0].affine, atol=1e-4)
+
+
+def test_what_these_weights_have_done_is_skipped(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    predict(bundle, options(tmp_path, scan))
+    [again] = predict(bundle, options(tmp_path, scan, skip_existing=True))
+    assert again.status == "skipped"
+    assert loads == ["hippocampus_mr_unet"]
+    (tmp_path / "out" / "head" / "labels.nii.gz").unlink()
+    [mended] = predict(bundle, options(tmp_path, scan, skip_existing=True))
+    assert mended.status == "done"
+    (bundle.folder / "models" / "model.pt").write_bytes(b"other weights")
+    [other] = predict(find_bundle(bundle.folder), options(tmp_path, scan, skip_existing=True))
+    assert other.status == "done"
+
+
+def test_two_inputs_of_one_name_do_not_overwrite_each_other(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    first = make_scan(tmp_path / "a" / "head.nii.gz")
+    second = make_scan(tmp_path / "b" / "head.nii.gz")
+    results = predict(bundle, options(tmp_path, first, second))
+    assert [result.status for result in results] == ["done", "refused"]
+    assert "two inputs are called head" in str(results[1].error)
+
+
+def test_an_unknown_format_stops_before_anything_is_read(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    with pytest.raises(UsageError, match="format 'stl' is not known"):
+        predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz"), formats=("stl",)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_segmentation_object_of_a_nifti_scan_is_refused_before_the_network_is_loaded(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    results = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz"), formats=("dicom-seg",)))
+    assert exit_status(results) == 2
+    assert loads == []
+
+
+def test_a_strangers_bundle_runs_only_by_leave(
+    tmp_path: Path, bundle: Bundle, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scanloom.pipeline.trust.SHIPPED", tmp_path / "elsewhere")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    scan = make_scan(tmp_path / "head.nii.gz")
+    with pytest.raises(BundleError, match="--trust-bundle"):
+        predict(bundle, options(tmp_path, scan))
+    [result] = predict(bundle, options(tmp_path, scan, trust_bundle=True))
+    assert result.status == "done"
+
+
+def test_an_error_of_our_own_costs_one_case_and_tells_nothing_of_its_values(
+    tmp_path: Path, bundle: Bundle, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("PHICANARY")
+
+    monkeypatch.setattr(segment, "read_series", fail)
+    [result] = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
+    assert (result.status, exit_status([result])) == ("failed", 1)
+    assert "head: ZeroDivisionError in scanloom itself" in str(result.error)
+    assert "PHICANARY" not in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_nothing_of_the_patient_is_in_any_output_but_the_segmentation_object(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    array, affine = make_volume(SHAPE)
+    for file in write_mr_series(tmp_path / "study", array, affine):
+        edit_file(file, **PATIENT)
+    lines: list[str] = []
+    predict(bundle, options(tmp_path, tmp_path / "study"), lambda line, done=None: lines.append(line))
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    holding = [path.name for path in files if b"PHICANARY" in path.read_bytes()]
+    assert holding == ["segmentation.dcm"]
+    assert lines
+    assert not any("PHICANARY" in line for line in lines)
+
+
+def test_a_folder_that_can_not_be_written_is_said_at_once(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UsageError, match="can not write to"):
+        predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
