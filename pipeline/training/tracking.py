@@ -10,11 +10,14 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +30,17 @@ PARAM_LENGTH = 6000
 PARAM_NAME_LENGTH = 250
 
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which it is nowhere above
+
+
 def tracking_uri() -> str:
     """The store in use: MLFLOW_TRACKING_URI, else SQLite in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def shown_uri() -> str:
+    """`tracking_uri()` for people: without the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//", tracking_uri())
 
 
 class TrackedRun:
@@ -47,14 +58,19 @@ class TrackedRun:
         """Parameters of the run; nested mappings are flattened to `outer/inner`, long values cut to MLflow's limit."""
         from mlflow.entities import Param
 
-        flat = [Param(key, value[:PARAM_LENGTH]) for key, value in _flatten(params)]
+        values: dict[str, str] = {}
+        for key, value in _flatten(params):
+            values[_unused(_param_name(key), values)] = value[:PARAM_LENGTH]
+        flat = [Param(key, value) for key, value in values.items()]
         for start in range(0, len(flat), 100):
             self._client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One value a name at this step (the epoch)."""
-        for name, value in metrics.items():
-            self._client.log_metric(self.run_id, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """A picture artifact; `name` is its path in the run, ending in .png."""
@@ -72,9 +88,12 @@ class TrackedRun:
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def register(self, name: str, folder: str) -> str:
-        """Register the artifacts under `folder` as the next version of the model `name`; returns the version."""
+        """The version of the model `name` that is this run's artifacts under `folder`; a new one, unless it has one."""
         from mlflow.exceptions import MlflowException
 
+        known = [one for one in self._client.search_model_versions(f"run_id='{self.run_id}'") if one.name == name]
+        if known:
+            return str(known[0].version)
         try:
             self._client.get_registered_model(name)
         except MlflowException:
@@ -86,6 +105,10 @@ class TrackedRun:
         """A tag of the run."""
         self._client.set_tag(self.run_id, name, value)
 
+    def end(self, status: str) -> None:
+        """Close the run with a status of MLflow's: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status=status)
+
 
 @contextmanager
 def tracked_run(
@@ -95,28 +118,63 @@ def tracked_run(
 
     Its status becomes FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception, whose
     class is kept as the tag `error`; the exception goes on.
-    """
-    from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri())
-    run = TrackedRun(client, resume or _create_run(client, experiment, name, {**_source_tags(), **(tags or {})}))
-    client.update_run(run.run_id, status="RUNNING")
+    Raises:
+        UsageError: the store has no run `resume`.
+        PipelineError: the store can not be used.
+    """
+    run = TrackedRun(*_open_run(experiment, name, {**_source_tags(), **(tags or {})}, resume))
     try:
         yield run
     except KeyboardInterrupt:
-        client.set_terminated(run.run_id, status="KILLED")
+        run.end("KILLED")
         raise
     except BaseException as error:
         run.set_tag("error", type(error).__name__)
-        client.set_terminated(run.run_id, status="FAILED")
+        run.end("FAILED")
         raise
-    client.set_terminated(run.run_id, status="FINISHED")
+    run.end("FINISHED")
 
 
 def environment() -> dict[str, str]:
     """What a result depends on besides config and data: versions, platform, the source's commit where there is one."""
     versions = {f"version/{package}": metadata.version(package) for package in PACKAGES}
     return {**versions, "version/python": platform.python_version(), "git_commit": _git_commit()}
+
+
+def _open_run(experiment: str, name: str, tags: Mapping[str, str], resume: str | None) -> tuple[MlflowClient, str]:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri())
+        if resume is None:
+            return client, _create_run(client, experiment, name, tags)
+        _reopen_run(client, resume)
+        return client, resume
+    except MlflowException as error:
+        reason = str(error).partition("\n")[0].strip().rstrip(".")
+        raise PipelineError(
+            f"MLflow store {shown_uri()} can not be used: {reason}. Check MLFLOW_TRACKING_URI, or the working folder."
+        ) from error
+
+
+def _reopen_run(client: MlflowClient, run_id: str) -> None:
+    """Make the run RUNNING again, without the error that ended it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UsageError(
+            f"--resume: MLflow store {shown_uri()} has no run {run_id}. "
+            "Resume in the working folder, or with the MLFLOW_TRACKING_URI, of its start."
+        ) from None
+    if "error" in tags:
+        client.delete_tag(run_id, "error")
+    client.update_run(run_id, status="RUNNING")
 
 
 def _create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
@@ -131,8 +189,10 @@ def _source_tags() -> dict[str, str]:
 
 def _git_commit() -> str:
     """Commit of the source tree that runs, with "+changes" where it differs; "unknown" for an installed package."""
-    folder = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
+    folder = file.parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", file.name)  # not the repository that a virtual environment lies in
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -148,4 +208,18 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}/")
         else:
-            yield re.sub(r"[^\w\-. :/]", "_", prefix + key)[:PARAM_NAME_LENGTH], str(value)
+            yield f"{prefix}{key}", str(value)
+
+
+def _param_name(key: str) -> str:
+    """The name in the characters that MLflow takes, which reads it as a path: no part empty or of dots alone."""
+    parts = [re.sub(r"[^\w\-. :]", "_", part) for part in key.split("/")]
+    return "/".join(part if part.strip(".") else "_" for part in parts)[:PARAM_NAME_LENGTH].rstrip("/")
+
+
+def _unused(name: str, used: Mapping[str, str]) -> str:
+    """The name, or one like it, where it is taken."""
+    free, number = name, 2
+    while free in used:
+        free, number = f"{name[: PARAM_NAME_LENGTH - 4]}_{number}", number + 1
+    return free
