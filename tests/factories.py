@@ -1,15 +1,17 @@
-"""Volumes, NIfTI files and DICOM series for tests, with the faults that tests ask for."""
+"""Volumes, NIfTI files, DICOM series and tiny bundles for tests, with the faults that tests ask for."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
+from scanloom.pipeline.bundle import Bundle, find_bundle
 from scanloom.pipeline.studies import mr_series
 
 PATIENT = {"PatientName": "PHICANARY^TEST", "PatientID": "PHICANARY", "PatientBirthDate": "19500101"}
@@ -151,6 +153,39 @@ def edit_file(file: Path, **values: Any) -> None:
     _edit(file, 0, change)
 
 
+def make_bundle(
+    folder: Path,
+    *,
+    spacing: Sequence[float] | None = None,
+    mirror_axes: Sequence[int] = (),
+    out_channels: int = 3,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    **metadata: Any,
+) -> Bundle:
+    """Writes a tiny bundle that `Predictor` runs: metadata.json, inference.yaml and a small UNet's random weights.
+
+    Args:
+        folder: of the bundle; made where it is missing.
+        spacing: what the preprocessing resamples to, in mm; None leaves the voxels as they are.
+        mirror_axes: of the `MirroredInferer`; none for the plain sliding window.
+        out_channels: of the network; the labels are 1 to out_channels - 1, or 1 for one channel.
+        seed: of the weights.
+        config: ids of inference.yaml that replace or, where None, drop those made here.
+        metadata: keys of metadata.json likewise.
+    """
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / "models").mkdir(exist_ok=True)
+    labels = [_label_class(value) for value in range(1, max(out_channels, 2))]
+    described = {"name": "tiny", "version": "0.0.1", "label_classes": labels} | metadata
+    settings = _inference_config(spacing, mirror_axes, out_channels) | (config or {})
+    for file, content in {"metadata.json": described, "inference.yaml": settings}.items():
+        kept = {key: value for key, value in content.items() if value is not None}
+        (folder / "configs" / file).write_text(json.dumps(kept, indent=1), encoding="utf-8")  # JSON is YAML, too
+    _write_weights(folder / "models" / "model.pt", out_channels, seed)
+    return find_bundle(folder)
+
+
 def _edit(file: Path, index: int, edit: Edit) -> None:
     dataset = pydicom.dcmread(file)
     edit(dataset, index)
@@ -164,3 +199,56 @@ def _shuffled(files: list[Path]) -> list[Path]:
         edit_file(file, InstanceNumber=place + 1)
         renamed.append(file.rename(file.with_name(f"{place:03d}{hash(place) % 97:02d}")))
     return renamed
+
+
+def _label_class(value: int) -> dict[str, Any]:
+    return {
+        "value": value,
+        "name": f"part{value}",
+        "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+        "type": {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"},
+        "color": [50 * value, 255 - 50 * value, 128],
+    }
+
+
+def _inference_config(spacing: Sequence[float] | None, mirror_axes: Sequence[int], out_channels: int) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [
+        {
+            "_target_": "LoadImaged",
+            "keys": "image",
+            "reader": "scanloom.pipeline.studies.reader.StudyReader",
+            "ensure_channel_first": True,
+        },
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+    ]
+    if spacing is not None:
+        steps.append({"_target_": "Spacingd", "keys": "image", "pixdim": [*spacing], "mode": "bilinear"})
+    steps.append({"_target_": "NormalizeIntensityd", "keys": "image"})
+    windows = {"_target_": "SlidingWindowInferer", "roi_size": [12, 12, 12], "overlap": 0.5, "mode": "gaussian"}
+    mirrored = {
+        "_target_": "scanloom.pipeline.inference.mirroring.MirroredInferer",
+        "inferer": windows,
+        "axes": [*mirror_axes],
+    }
+    return {
+        "network_def": {"_target_": "scanloom.networks.UNet", **_tiny_network(out_channels)},
+        "preprocessing": {"_target_": "Compose", "transforms": steps},
+        "inferer": mirrored if mirror_axes else windows,
+    }
+
+
+def _tiny_network(out_channels: int) -> dict[str, Any]:
+    return {"out_channels": out_channels, "features": [4, 8], "spatial_dims": 3, "padding": "same"}
+
+
+def _write_weights(path: Path, out_channels: int, seed: int) -> None:
+    """Random weights whose biases give every label a share of a noisy image."""
+    import torch
+    from scanloom.networks import UNet
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        network = UNet(**_tiny_network(out_channels))
+        logits = network(torch.randn(1, 1, 12, 12, 12))
+        network.heads[0].bias -= logits.mean(dim=(0, 2, 3, 4))
+    torch.save(network.state_dict(), path)
