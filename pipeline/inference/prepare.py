@@ -19,6 +19,12 @@ from monai.utils import MetaKeys, SpaceKeys
 from ..errors import BundleError
 from ..volume import Volume
 
+RIGHT_ANGLE = 1e-3
+"""Largest cosine between axes that counts as a right angle blurred by a header's rounding, not as shear."""
+
+SPACING_STEP_MM = 2.0**-16
+"""Spacings are rounded to this for the preprocessing; a power of two, so that field of view / matrix stays exact."""
+
 
 def canonical(volume: Volume) -> Volume:
     """The volume with its array axes nearest to R, A and S, contiguous; no voxel is interpolated."""
@@ -46,7 +52,7 @@ def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
     """
     image = MetaTensor(
         torch.from_numpy(volume.array),
-        affine=torch.from_numpy(volume.affine),
+        affine=torch.from_numpy(straightened(volume.affine)),
         meta={
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
@@ -58,9 +64,30 @@ def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
     return dict(data)
 
 
+def straightened(affine: np.ndarray) -> np.ndarray:
+    """The affine of the same voxels lying straight in the scanner, at its centre: only the spacing is left.
+
+    NIfTI rounds an affine to single precision, DICOM to decimals, and an oblique affine's products round differently
+    for every order of axes. `Spacingd` shifts its grid by up to half a voxel where the axes lean by 1e-8, and adds a
+    voxel where a size of n + 1/2 is rounded up (`monai.data.utils.compute_shape_offset`). So the place in the world,
+    which a network never sees, stays out of the preprocessing: the grid follows from the spacing alone.
+
+    Args:
+        affine: (4, 4), voxel index -> RAS mm, in canonical order.
+    Returns:
+        (4, 4); a sheared affine as it is, for its shear is to be resampled away.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() > RIGHT_ANGLE:
+        return affine
+    return np.diag([*(np.round(spacing / SPACING_STEP_MM) * SPACING_STEP_MM), 1.0])
+
+
 def after_loader(preprocessing: Compose) -> Compose:
-    """The transforms without those that load files."""
-    return Compose([step for step in preprocessing.transforms if not isinstance(step, LoadImage | LoadImaged)])
+    """The transforms without those that load files, those inside a nested `Compose` too."""
+    steps = preprocessing.flatten().transforms
+    return Compose([step for step in steps if not isinstance(step, LoadImage | LoadImaged)], lazy=preprocessing.lazy)
 
 
 def labels_on_grid(
