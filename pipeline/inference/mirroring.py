@@ -30,7 +30,13 @@ class MirroredInferer(Inferer):
         self.axes = tuple(axes)
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, C, *spatial) -> mean logits (B, K, *spatial)."""
+        """(B, C, *spatial) -> mean logits (B, K, *spatial).
+
+        Raises:
+            ValueError: the image has no such axis.
+        """
+        if max(self.axes, default=0) > inputs.ndim - 3:
+            raise ValueError(f"axes is {self.axes} but the image has {inputs.ndim - 2} spatial axes.")
         subsets = [flips for count in range(len(self.axes) + 1) for flips in combinations(self.axes, count)]
         total: Tensor | None = None
         for flips in subsets:
