@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from torch import nn
 
 from ..bundle import Bundle
@@ -32,9 +34,7 @@ class Predictor:
         self.bundle = bundle
         self.device = find_device(device)
         config = bundle.config("inference")
-        parser = ConfigParser()
-        parser.read_config(str(config))
-        parser.read_meta(str(config.parent / "metadata.json"))
+        parser = _parser(bundle, config)
         parser.update({"bundle_root": str(bundle.folder), "device": self.device})
         missing = [name for name in NEEDED if name not in parser]
         if missing:
@@ -47,6 +47,12 @@ class Predictor:
             raise BundleError(
                 f"bundle {bundle.name}: {config.name} can not be built: {_last_line(error)}. Mend the config."
             ) from error
+        for name, built, kind in (("preprocessing", self.preprocessing, Compose), ("network_def", network, nn.Module)):
+            if not isinstance(built, kind):
+                raise BundleError(
+                    f"bundle {bundle.name}: {config.name}: {name} is a {type(built).__name__}. "
+                    f"Make it a {kind.__name__}."
+                )
         self.network = _with_weights(network, bundle).to(self.device).eval()
 
     @property
@@ -76,12 +82,24 @@ def find_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(
             f"--device {name}: there is no such device here. `scanloom doctor` lists them; auto takes what there is."
         ) from None
     return device
+
+
+def _parser(bundle: Bundle, config: Path) -> ConfigParser:
+    parser = ConfigParser()
+    try:
+        parser.read_config(str(config))
+        parser.read_meta(str(config.parent / "metadata.json"))
+    except Exception as error:
+        raise BundleError(
+            f"bundle {bundle.name}: {config.name} can not be read: {_last_line(error)}. It must be a mapping of ids."
+        ) from error
+    return parser
 
 
 def _with_weights(network: nn.Module, bundle: Bundle) -> nn.Module:
