@@ -76,14 +76,30 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """The bundle's own version, not scanloom's."""
+        """The bundle's own version, not scanloom's.
+
+        Raises:
+            BundleError: the metadata has none.
+        """
+        if "version" not in self.metadata:
+            raise BundleError(f'bundle {self.name}: configs/metadata.json has no version. Add one, such as "0.1.0".')
         return str(self.metadata["version"])
 
     @property
     def series_rule(self) -> SeriesRule:
-        """Which series of a study this bundle takes; any, where the metadata does not say."""
+        """Which series of a study this bundle takes; any, where the metadata does not say.
+
+        Raises:
+            BundleError: the metadata has an unusable `series_selection`.
+        """
         rule = self.metadata.get("series_selection", {})
-        return SeriesRule(rule.get("modality"), int(rule.get("min_slices", 1)))
+        try:
+            return SeriesRule(rule.get("modality"), int(rule.get("min_slices", 1)))
+        except (AttributeError, TypeError, ValueError):
+            raise BundleError(
+                f"bundle {self.name}: series_selection in configs/metadata.json is {rule!r}. "
+                'Make it an object such as {"modality": "MR", "min_slices": 8}, or leave it out.'
+            ) from None
 
     @cached_property
     def labels(self) -> tuple[LabelClass, ...]:
@@ -99,6 +115,12 @@ class Bundle:
                 f"bundle {self.name}: label_classes in configs/metadata.json is missing or incomplete ({error!r}). "
                 "Give each label value, name, category, type and color."
             ) from None
+        values = sorted(label.value for label in classes)
+        if len({*values}) < len(values) or min(values, default=1) < 1:
+            raise BundleError(
+                f"bundle {self.name}: label_classes in configs/metadata.json have the values "
+                f"{', '.join(map(str, values))}; each must be 1 or more and its own. 0 is background."
+            )
         return tuple(sorted(classes, key=lambda label: label.value))
 
     @property

@@ -90,7 +90,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
         UsageError, BundleError: nothing could run at all.
     """
     require_trust(bundle, given=options.trust_bundle)
-    _ = bundle.labels, bundle.weights_sha256
+    _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     if unknown := [name for name in options.formats if name not in FORMATS]:
         raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
     _make_folder(options.output)
