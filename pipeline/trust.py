@@ -7,11 +7,14 @@ SHA-256 of everything in them; a changed file breaks the trust.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 from .bundle import SHIPPED, Bundle
 from .errors import BundleError
+
+log = logging.getLogger("scanloom.trust")
 
 
 def require_trust(bundle: Bundle, *, given: bool = False) -> None:
@@ -23,7 +26,7 @@ def require_trust(bundle: Bundle, *, given: bool = False) -> None:
     Raises:
         BundleError: it is neither shipped, nor trained here, nor trusted by the user.
     """
-    if given or bundle.folder.is_relative_to(SHIPPED) or bundle_digest(bundle) in _trusted():
+    if given or bundle.folder.resolve().is_relative_to(SHIPPED) or bundle_digest(bundle) in _trusted():
         return
     raise BundleError(
         f"bundle {bundle.name} did not come with scanloom and was not trained here (or was changed since); its config "
@@ -32,11 +35,19 @@ def require_trust(bundle: Bundle, *, given: bool = False) -> None:
 
 
 def record_trust(bundle: Bundle) -> None:
-    """Remember the bundle, as it is now, as made on this machine."""
+    """Remember the bundle, as it is now, as made on this machine; a warning where that can not be written."""
     path = _record()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="ascii") as file:
-        file.write(bundle_digest(bundle) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="ascii") as file:
+            file.write(bundle_digest(bundle) + "\n")
+    except OSError as error:
+        log.warning(
+            "can not remember that bundle %s was trained here: %s (%s). Pass --trust-bundle to run it.",
+            bundle.name,
+            path,
+            error.strerror,
+        )
 
 
 def bundle_digest(bundle: Bundle) -> str:
@@ -52,7 +63,7 @@ def bundle_digest(bundle: Bundle) -> str:
 def _trusted() -> frozenset[str]:
     try:
         return frozenset(_record().read_text(encoding="ascii").split())
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return frozenset()
 
 
