@@ -128,10 +128,10 @@ def train(
     bundle: BundleOption,
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A Medical Decathlon or nnU-Net raw folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run: bundle, checkpoints, metrics.")],
-    fold: Annotated[int, typer.Option(help="The fold to hold out for validation.")] = 0,
+    fold: Annotated[str, typer.Option(help="The fold to hold out for validation; all trains on every case.")] = "0",
     all_folds: Annotated[bool, typer.Option(help="Train every fold, one after the other.")] = False,
     folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
-    epochs: Annotated[int | None, typer.Option(help="Epochs; the bundle's own number if not given.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs; the bundle's own number if not given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
@@ -142,6 +142,7 @@ def train(
 ) -> None:
     """Train a bundle on a dataset, as an MLflow run of its own."""
     overrides = _settings(settings or [])
+    held_out = _fold(fold)
     _check_paths([dataset])
     from .bundle import find_bundle
     from .progress import ProgressBar
@@ -151,7 +152,7 @@ def train(
 
     found = find_bundle(bundle)
     require_trust(found, given=trust_bundle)
-    options = TrainOptions(dataset, output, fold, folds, epochs, seed, device, resume, overrides)
+    options = TrainOptions(dataset, output, held_out, folds, epochs, seed, device, resume, overrides)
     _quiet_libraries()
     with ProgressBar("train") as report:
         trained = train_all_folds(found, options, report) if all_folds else [run(found, options, report)]
@@ -248,13 +249,25 @@ def _check_paths(paths: list[Path]) -> None:
             raise UsageError(f"{which}: no such file or folder: {path}. Check the path.")
 
 
+def _fold(word: str) -> int | None:
+    if word == "all":
+        return None
+    try:
+        return int(word)
+    except ValueError:
+        raise UsageError(f"--fold {word}: it must be a number, or all.") from None
+
+
 def _settings(settings: list[str]) -> dict[str, Any]:
-    """KEY=VALUE words, the values read as YAML."""
+    """KEY=VALUE words, the values read as YAML, but for MONAI's expressions ($), references (@) and macros (%)."""
     values: dict[str, Any] = {}
     for word in settings:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {word}: write it as KEY=VALUE, for instance --set learning_rate=0.001.")
+        if value.startswith(("$", "@", "%")):
+            values[key] = value
+            continue
         import yaml
 
         try:

@@ -1,40 +1,107 @@
-"""Pictures of validation cases: reference and prediction side by side on the slice that holds most of the labels."""
+"""Pictures of validation cases: reference and prediction on the slices that hold most of the labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..bundle import LabelClass
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PLANES = ("sagittal", "coronal", "axial")
+REFERENCE, PREDICTION = (0, (2.2, 1.4)), "solid"
+"""Line styles."""
 
-def overlay_figure(image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, title: str) -> Figure:
-    """Three planes of a case, each with the reference (dashed) and the prediction (solid).
+
+def overlay_figure(
+    image: np.ndarray,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    title: str,
+    labels: Sequence[LabelClass] = (),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Figure:
+    """A case with the outlines of the reference (dashed) and the prediction (solid), and the Dice of each label.
 
     Args:
-        image: (X, Y, Z), any unit, RAS array order.
-        reference: (X, Y, Z) integers, 0 background.
-        prediction: (X, Y, Z) integers, 0 background.
+        image: (X, Y, Z) in RAS array order, shown in three planes with the patient's right on the left; or (X, Y).
+        reference: integers of the image's shape, 0 background.
+        prediction: likewise.
         title: one line above.
+        labels: names and colours for the legend; a label that is not among them is called by its number.
+        spacing: of the voxels along each axis, in any unit.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    known = {label.value: label for label in labels}
+    found = np.union1d(np.unique(reference), np.unique(prediction))
+    values = sorted({*known, *(int(value) for value in found if value > 0)})
+    colors = {value: _color(known.get(value), order) for order, value in enumerate(values)}
+    sections = list(_sections(image, reference, prediction, spacing))
+    figure = Figure(figsize=(3.4 * len(sections) + 0.4, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
     low, high = np.percentile(image, (1, 99))
-    values = [value for value in np.union1d(np.unique(reference), np.unique(prediction)) if value > 0]
-    names = ("sagittal", "coronal", "axial")
-    for axis, (axes, name) in enumerate(zip(figure.subplots(1, 3), names, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        index = int(np.argmax((reference + prediction > 0).sum(axis=others)))
-        plane, truth, found = (np.take(array, index, axis).T for array in (image, reference, prediction))
-        axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
-        for order, value in enumerate(values):
-            for mask, style in ((truth == value, "dashed"), (found == value, "solid")):
-                if mask.any() and not mask.all():
-                    axes.contour(mask, [0.5], colors=[f"C{order}"], linestyles=style, linewidths=1.2)
-        axes.set_title(f"{name} {index}", fontsize=9)
+    for axes, (name, planes, aspect) in zip(np.ravel(figure.subplots(1, len(sections))), sections, strict=True):
+        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
+        for value in values:
+            _outline(axes, planes[1] == value, colors[value], REFERENCE, 1.6)
+            _outline(axes, planes[2] == value, colors[value], PREDICTION, 1.4)
+        axes.invert_xaxis()
+        axes.set_title(name, fontsize=9)
         axes.set_axis_off()
+    names = {value: known[value].name if value in known else f"label {value}" for value in values}
+    texts = {value: f"{names[value]}, Dice {_dice(reference == value, prediction == value)}" for value in values}
+    _legend(figure, [(colors[value], texts[value]) for value in values])
     return figure
+
+
+def _sections(
+    image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
+) -> Iterator[tuple[str, list[np.ndarray], float]]:
+    """Name, the three arrays as (rows, columns) and height over width of a pixel, for each plane."""
+    arrays = (image, reference, prediction)
+    if image.ndim == 2:
+        yield "", [array.T for array in arrays], spacing[1] / spacing[0]
+        return
+    labelled = (reference > 0) | (prediction > 0)
+    for axis, name in enumerate(PLANES):
+        column, row = (other for other in range(3) if other != axis)
+        counts = labelled.sum(axis=(column, row))
+        index = int(np.argmax(counts)) if counts.any() else len(counts) // 2
+        planes = [np.take(array, index, axis).T for array in arrays]
+        yield f"{name}, slice {index}", planes, spacing[row] / spacing[column]
+
+
+def _outline(axes: Axes, mask: np.ndarray, color: Any, style: Any, width: float) -> None:
+    """The border of a mask along the edges of its voxels, which a label of a single voxel has too."""
+    if not mask.any():
+        return
+    rows, columns = mask.shape
+    fine = np.pad(mask, 1).repeat(4, 0).repeat(4, 1).astype(float)
+    x, y = ((np.arange(4 * (length + 2)) + 0.5) / 4 - 1.5 for length in (columns, rows))
+    axes.contour(x, y, fine, [0.5], colors=[color], linestyles=[style], linewidths=width)
+
+
+def _legend(figure: Figure, labels: Sequence[tuple[Any, str]]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=color, label=text) for color, text in labels]
+    for style, text in ((REFERENCE, "dashed: reference"), (PREDICTION, "solid: prediction")):
+        handles.append(Line2D([], [], color="0.3", linestyle=style, linewidth=1.6, label=text))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+
+
+def _color(label: LabelClass | None, order: int) -> Any:
+    return tuple(part / 255 for part in label.color) if label else f"C{order}"
+
+
+def _dice(one: np.ndarray, other: np.ndarray) -> str:
+    """2 |A and B| / (|A| + |B|) in words; where both are empty there is none."""
+    total = int(one.sum()) + int(other.sum())
+    return f"{2 * int((one & other).sum()) / total:.3f}" if total else "- (absent)"

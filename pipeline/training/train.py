@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, find_bundle
-from ..errors import BundleError, UsageError
+from ..bundle import Bundle
+from ..errors import PipelineError, UsageError
 from ..progress import Report
 from .dataset import dataset_digest, read_dataset, split_dataset
+from .logs import interrupted_by_sigterm, log_to
+from .run_folder import copy_bundle, finish_bundle, pool_metrics, prepare_run_folder
 from .tracking import TrackedRun, environment, tracked_run
+from .workflow import EVALUATOR, TRAINER, build_workflow, parsed, run_workflow, without_paths
 
 if TYPE_CHECKING:
+    from ignite.engine import Engine
     from monai.bundle import ConfigWorkflow
 
 log = logging.getLogger("scanloom.training")
 
-PATHS = ("bundle_root", "dataset_dir", "output_dir")
-"""Ids of a train config that hold paths of this machine: never tracked."""
-TRAINER, EVALUATOR = "train#trainer", "validate#evaluator"
 STATEFUL = ("network", "ema", "optimizer", "lr_scheduler")
 """Ids of a train config whose states go into a checkpoint, where the config has them."""
 
@@ -69,33 +68,37 @@ def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
     Returns:
         The trained bundle, complete, in `run_folder/bundle`.
     Raises:
-        UsageError: dataset, fold, run folder or checkpoint do not fit.
+        UsageError: dataset, fold, setting, run folder or checkpoint do not fit.
         BundleError: the train config lacks what a training needs.
+        PipelineError: the training failed; train.log has the trace.
     """
+    _check_numbers(options)
     cases = read_dataset(options.dataset)
     split_dataset(options.dataset, options.fold, options.folds)
-    checkpoints = options.run_folder / "checkpoints"
-    _prepare_run_folder(options)
-    trained = _copy_bundle(bundle, options.run_folder / "bundle")
-    resume = _resumed_run(checkpoints) if options.resume else None
+    _workflow(bundle, options)
+    checkpoints = prepare_run_folder(options.run_folder, bundle, resume=options.resume)
+    facts = {**_start_options(options), "dataset": dataset_digest(cases)}
+    resume = _resumed_run(checkpoints, facts) if options.resume else None
+    trained = copy_bundle(bundle, options.run_folder / "bundle", options.overrides)
     tags = {"bundle": bundle.name, "bundle_version": bundle.version, "fold": str(options.fold)}
     if options.parent_run:
         tags["mlflow.parentRunId"] = options.parent_run
-    with _log_to(options.run_folder / "train.log"), _interrupted_by_sigterm():
-        name = f"{bundle.name} fold {options.fold}" if options.fold is not None else f"{bundle.name} all cases"
-        with tracked_run(bundle.name, name, tags, resume=resume) as run:
-            workflow = _workflow(trained, options)
-            digest = dataset_digest(cases)
-            if resume is None:
-                _log_setup(run, workflow, options, digest, len(cases))
-            best = _run_workflow(workflow, run, trained, options, report)
-            trained = _finish_bundle(trained, run, options, digest, best)
-            run.log_file(trained.folder, "bundle")
-            run.log_file(options.run_folder / "metrics.csv", "training")
-            version = run.register(bundle.name, "bundle")
-            report(
-                f"trained bundle in {trained.folder}; MLflow run {run.run_id}, model {bundle.name} version {version}"
-            )
+    name = f"{bundle.name} fold {options.fold}" if options.fold is not None else f"{bundle.name} all cases"
+    with (
+        _in_one_line(options.run_folder, report),
+        log_to(options.run_folder / "train.log"),
+        interrupted_by_sigterm(),
+        tracked_run(bundle.name, name, tags, resume=resume) as run,
+    ):
+        workflow = _workflow(trained, options)
+        if resume is None:
+            _log_setup(run, workflow, options, facts["dataset"], len(cases))
+        best = _run_workflow(workflow, run, trained, options, report, facts, resumes=resume is not None)
+        trained = _finish_bundle(trained, run, options, facts["dataset"], best)
+        run.log_file(trained.folder, "bundle")
+        run.log_file(options.run_folder / "metrics.csv", "training")
+        version = run.register(bundle.name, "bundle")
+        report(f"trained bundle in {trained.folder}; MLflow run {run.run_id}, model {bundle.name} version {version}")
     return trained
 
 
@@ -103,53 +106,53 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
     """Train every fold: a parent MLflow run with a child a fold, folders fold0 to foldN, and the pooled metrics.csv.
 
     Raises:
-        UsageError, BundleError: as `train`.
+        UsageError, BundleError, PipelineError: as `train`.
     """
-    read_dataset(options.dataset)
-    options.run_folder.mkdir(parents=True, exist_ok=True)
+    _check_numbers(options)
+    split_dataset(options.dataset, 0, options.folds)
+    _workflow(bundle, options)
+    folder = options.run_folder
+    if not options.resume and any(folder.glob("fold*/bundle")):
+        raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
+    prepare_run_folder(folder / "fold0", bundle, resume=(folder / "fold0" / "bundle").is_dir())
     trained = []
-    with tracked_run(bundle.name, f"{bundle.name} {options.folds} folds", {"bundle": bundle.name}) as parent:
+    with (
+        log_to(folder / "train.log"),
+        interrupted_by_sigterm(),
+        tracked_run(bundle.name, f"{bundle.name} {options.folds} folds", {"bundle": bundle.name}) as parent,
+    ):
         parent.log_params({"folds": options.folds})
         for fold in range(options.folds):
             report(f"fold {fold} of {options.folds}")
-            folder = options.run_folder / f"fold{fold}"
-            resumable = options.resume and (folder / "checkpoints").is_dir()
-            child = replace(options, run_folder=folder, fold=fold, parent_run=parent.run_id, resume=resumable)
+            own = folder / f"fold{fold}"
+            begun = (own / "bundle").is_dir()
+            child = replace(options, run_folder=own, fold=fold, parent_run=parent.run_id, resume=begun)
             trained.append(train(bundle, child, report))
-        means = _pool_metrics(options.run_folder, options.folds)
+        means = pool_metrics(folder, options.folds)
         parent.log_metrics(means, step=0)
-        report(", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        parent.log_file(folder / "metrics.csv", "training")
+        report("mean over the folds: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
     return trained
+
+
+def _check_numbers(options: TrainOptions) -> None:
+    if options.epochs is not None and options.epochs < 1:
+        raise UsageError(f"--epochs {options.epochs}: it must be at least 1.")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed {options.seed}: it must be between 0 and {2**32 - 1}.")
 
 
 def _workflow(bundle: Bundle, options: TrainOptions) -> ConfigWorkflow:
     """The bundle's train config as a MONAI workflow with the command line's values in it."""
-    from monai.bundle import ConfigWorkflow
-
-    given = {"epochs": options.epochs, "seed": options.seed}
-    overrides = {
-        "bundle_root": str(bundle.folder),
-        "output_dir": str(bundle.folder / "models"),
+    values = {
         "dataset_dir": str(options.dataset.expanduser().resolve()),
         "fold": options.fold,
         "folds": options.folds,
-        **{key: value for key, value in given.items() if value is not None},
-        **options.overrides,
+        "epochs": options.epochs,
+        "seed": options.seed,
     }
-    if options.device != "auto":
-        overrides["device"] = f"$torch.device('{options.device}')"
-    config = bundle.config("train")
-    workflow = ConfigWorkflow(
-        str(config),
-        meta_file=str(config.parent / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **overrides,
-    )
-    for needed in (TRAINER, EVALUATOR):
-        if needed.replace("#", "::") not in workflow.parser and needed not in workflow.parser:
-            raise BundleError(f"bundle {bundle.name}: {config.name} has no {needed}. Name the engine so.")
-    return workflow
+    given = {key: value for key, value in values.items() if value is not None or key == "fold"}
+    return build_workflow(bundle, given, options.overrides, options.device)
 
 
 def _run_workflow(
@@ -158,30 +161,57 @@ def _run_workflow(
     bundle: Bundle,
     options: TrainOptions,
     report: Report,
+    facts: Mapping[str, str],
+    *,
+    resumes: bool,
 ) -> float:
     """Train; returns the best key metric."""
-    from .checkpoint import RunId, load_checkpoint, save_checkpoints
-    from .monitor import Monitor
+    from ignite.engine import Events
+
+    from .checkpoint import BestMetric, RunId, load_checkpoint, save_checkpoints
+    from .monitor import Monitor, forget_after
+
+    def made(key: str) -> Any:
+        return parsed(workflow, key, bundle, options.overrides)
 
     workflow.initialize()
-    parser = workflow.parser
-    trainer, evaluator = parser.get_parsed_content(TRAINER), parser.get_parsed_content(EVALUATOR)
-    objects = {key: parser.get_parsed_content(key) for key in STATEFUL if key in parser}
+    _check_batches(made("train#dataloader"))
+    trainer, evaluator = made(TRAINER), made(EVALUATOR)
+    objects = {key: made(key) for key in STATEFUL if key in workflow.parser}
     if "ema" in objects:
         objects["ema"] = objects["ema"].ema_model
-    objects |= {"trainer": trainer, "run": RunId(run.run_id)}
-    checkpoints = options.run_folder / "checkpoints"
-    if options.resume:
+    handlers = made("validate#handlers") if "validate#handlers" in workflow.parser else []
+    objects |= {"trainer": trainer, "run": RunId(run.run_id, facts), "best": BestMetric(evaluator, handlers)}
+    checkpoints, metrics_file = options.run_folder / "checkpoints", options.run_folder / "metrics.csv"
+    if resumes:
         load_checkpoint(checkpoints, objects)
+        forget_after(metrics_file, trainer.state.epoch)
         report(f"resumed after epoch {trainer.state.epoch}")
-    monitor = Monitor(run, options.run_folder / "metrics.csv", [label.name for label in bundle.labels], report)
-    monitor.attach(trainer, evaluator, parser.get_parsed_content("optimizer"))
+    else:
+        metrics_file.unlink(missing_ok=True)
+    Monitor(run, metrics_file, bundle.labels, report).attach(trainer, evaluator, made("optimizer"))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, _validate_at_the_end, evaluator)
     save_checkpoints(checkpoints, objects, trainer)
-    report(f"training on {len(parser.get_parsed_content('train#dataset'))} cases, {trainer.state.max_epochs} epochs")
-    workflow.run()
+    report(f"training on {len(made('train#dataset'))} cases, {trainer.state.max_epochs} epochs")
+    if trainer.state.epoch < trainer.state.max_epochs:  # a trainer that is at its end would begin again
+        run_workflow(workflow)
     workflow.finalize()
     run.log_file(checkpoints, "checkpoints")
     return float(evaluator.state.best_metric)
+
+
+def _validate_at_the_end(trainer: Engine, evaluator: Any) -> None:
+    """Validate after the last epoch, whatever the interval: a short training has weights, too."""
+    if trainer.state.epoch == trainer.state.max_epochs and evaluator.state.epoch != trainer.state.epoch:
+        evaluator.run(trainer.state.epoch)
+
+
+def _check_batches(loader: Any) -> None:
+    if not len(loader):
+        raise UsageError(
+            f"{len(loader.dataset)} training cases fill no batch of {loader.batch_size}. "
+            "Use a larger dataset, or pass --set batch_size=1."
+        )
 
 
 def _log_setup(
@@ -190,7 +220,7 @@ def _log_setup(
     """Config, environment, data and split of this run, with no path of this machine in them."""
     import yaml
 
-    config = {key: value for key, value in workflow.parser.get().items() if key not in (*PATHS, "_meta_")}
+    config = without_paths(workflow.parser.get())
     split = split_dataset(options.dataset, options.fold, options.folds)
     run.log_params({"config": config, **environment()})
     run.log_params({"dataset_sha256": digest, "dataset_cases": number_of_cases, "device": _device_name(workflow)})
@@ -206,95 +236,67 @@ def _device_name(workflow: ConfigWorkflow) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _prepare_run_folder(options: TrainOptions) -> None:
-    folder = options.run_folder
-    if (folder / "bundle").exists() and not options.resume:
-        raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
-    if options.resume and not (folder / "checkpoints").is_dir():
-        raise UsageError(f"--resume: {folder} holds no checkpoints. Start without --resume.")
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+def _start_options(options: TrainOptions) -> dict[str, str]:
+    """The options that a training must be resumed with."""
+    return {
+        "--fold": str(options.fold),
+        "--folds": str(options.folds),
+        "--epochs": str(options.epochs or "not given"),
+        "--seed": str("not given" if options.seed is None else options.seed),
+        "--set": " ".join(f"{key}={value}" for key, value in sorted(options.overrides.items())) or "not given",
+    }
 
 
-def _copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle without its weights, in a folder of this run; left as it is where a resumed run has it already."""
-    if not folder.exists():
-        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns("models", "__pycache__"))
-        (folder / "models").mkdir()
-    return find_bundle(folder)
+def _resumed_run(checkpoints: Path, facts: Mapping[str, str]) -> str | None:
+    """The MLflow run to go on with; None where the training ended before its first checkpoint.
 
+    Raises:
+        UsageError: the training began with other options or another dataset.
+    """
+    from .checkpoint import read_progress
 
-def _resumed_run(checkpoints: Path) -> str | None:
-    from .checkpoint import read_run_id
-
-    return read_run_id(checkpoints) or None
+    progress = read_progress(checkpoints)
+    if progress is None:
+        return None
+    for name, now in facts.items():
+        before = progress.facts.get(name, now)
+        if before != now and name == "dataset":
+            raise UsageError(
+                "--resume: the dataset is not the one of this training's start. Restore it, or start anew."
+            )
+        if before != now:
+            raise UsageError(f"--resume: this training began with {name} {before}, not {now}. Resume with the same.")
+    return progress.run_id or None
 
 
 def _finish_bundle(bundle: Bundle, run: TrackedRun, options: TrainOptions, digest: str, best: float) -> Bundle:
     """Write into the bundle's metadata which run made its weights."""
-    metadata = {
-        **bundle.metadata,
-        "training": {
-            "mlflow_run_id": run.run_id,
-            "fold": options.fold,
-            "folds": options.folds,
-            "dataset_sha256": digest,
-            "best_validation_metric": best,
-            "weights_sha256": bundle.weights_sha256,
-            "git_commit": environment()["git_commit"],
-        },
+    training = {
+        "mlflow_run_id": run.run_id,
+        "fold": options.fold,
+        "folds": options.folds,
+        "dataset_sha256": digest,
+        "best_validation_metric": best,
+        "git_commit": environment()["git_commit"],
     }
-    path = bundle.folder / "configs" / "metadata.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
-    return find_bundle(bundle.folder)
-
-
-def _pool_metrics(folder: Path, folds: int) -> dict[str, float]:
-    """Write metrics.csv over all folds (each fold's best validation) and return the means over them."""
-    rows = []
-    for fold in range(folds):
-        with (folder / f"fold{fold}" / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            entries = [row for row in csv.DictReader(file) if row["metric"].startswith("val/")]
-        best = max((row for row in entries if row["metric"] == "val/mean_dice"), key=lambda row: float(row["value"]))
-        rows += [{"fold": fold, **row} for row in entries if row["epoch"] == best["epoch"]]
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["fold", "epoch", "metric", "value"])
-        writer.writeheader()
-        writer.writerows(rows)
-    names = dict.fromkeys(row["metric"] for row in rows)
-    return {name: sum(float(row["value"]) for row in rows if row["metric"] == name) / folds for name in names}
+    return finish_bundle(bundle, training)
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Everything that the training's libraries log, into a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+def _in_one_line(run_folder: Path, report: Report) -> Iterator[None]:
+    """Say of an unforeseen error what to do about it (its trace is in train.log), and leave nothing half begun."""
     try:
         yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the run's status becomes KILLED."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    except BaseException as error:
+        again = "the same command with --resume goes on from the last epoch"
+        if not any((run_folder / "checkpoints").iterdir()):
+            again = "the same command starts again"
+            shutil.rmtree(run_folder / "bundle", ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt):
+            report(f"stopped; {again}")
+        if isinstance(error, PipelineError) or not isinstance(error, Exception):
+            raise
+        raise PipelineError(
+            f"training stopped by {type(error).__name__}; the trace is in {run_folder / 'train.log'}. "
+            f"When its cause is mended, {again}."
+        ) from error

@@ -1,0 +1,93 @@
+"""The folder of a training: bundle/, checkpoints/, metrics.csv, train.log; with all folds, one such folder a fold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
+from ..errors import UsageError
+
+NETWORK = "network_def"
+"""Id of the network in our configs: weights fit only where training and inference agree about it."""
+
+
+def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> Path:
+    """Make the folder; returns its checkpoints/.
+
+    Raises:
+        UsageError: it holds a training and this is not its resumption, or the reverse, or it can not be written to.
+    """
+    if folder.resolve().is_relative_to(bundle.folder):
+        raise UsageError(f"{folder} lies in the bundle {bundle.folder}. Choose another folder with -o.")
+    if (folder / "bundle").exists() and not resume:
+        raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
+    if resume and not (folder / "bundle").is_dir():
+        raise UsageError(f"--resume: {folder} holds no training. Start without --resume.")
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+    return folder / "checkpoints"
+
+
+def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> Bundle:
+    """The bundle in the run folder, with the network as overridden in every config, and without its weights.
+
+    In a resumed training all but the weights so far is copied again: what runs is the bundle that the user named.
+    """
+    for entry in folder.iterdir() if folder.exists() else ():
+        if entry.name != "models":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    ignored = shutil.ignore_patterns("models", "__pycache__")
+    shutil.copytree(bundle.folder, folder, ignore=ignored, dirs_exist_ok=True)
+    (folder / "models").mkdir(exist_ok=True)
+    network = {key: value for key, value in overrides.items() if key.replace("::", "#").split("#")[0] == NETWORK}
+    if network:
+        for path in (folder / "configs").iterdir():
+            if path.suffix in CONFIG_SUFFIXES:
+                _override(path, network)
+    return find_bundle(folder)
+
+
+def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
+    """Write into the bundle's metadata, as `training`, which run made its weights."""
+    metadata = {**bundle.metadata, "training": {**training, "weights_sha256": bundle.weights_sha256}}
+    path = bundle.folder / "configs" / "metadata.json"
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+    return find_bundle(bundle.folder)
+
+
+def pool_metrics(folder: Path, folds: int) -> dict[str, float]:
+    """Write metrics.csv over all folds (each fold's best validation) and return the means over them."""
+    rows = []
+    for fold in range(folds):
+        with (folder / f"fold{fold}" / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            entries = [row for row in csv.DictReader(file) if row["metric"].startswith("val/")]
+        best = max((row for row in entries if row["metric"] == "val/mean_dice"), key=lambda row: float(row["value"]))
+        rows += [{"fold": fold, **row} for row in entries if row["epoch"] == best["epoch"]]
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["fold", "epoch", "metric", "value"])
+        writer.writeheader()
+        writer.writerows(rows)
+    names = dict.fromkeys(row["metric"] for row in rows)
+    return {name: sum(float(row["value"]) for row in rows if row["metric"] == name) / folds for name in names}
+
+
+def _override(path: Path, values: Mapping[str, Any]) -> None:
+    """Change a config file on disk, where it has a network; its comments are lost."""
+    from monai.bundle import ConfigParser
+
+    config = ConfigParser.load_config_file(str(path))
+    if NETWORK in config:
+        parser = ConfigParser(config)
+        parser.update(dict(values))
+        kind = "json" if path.suffix == ".json" else "yaml"
+        options: dict[str, Any] = {"indent": 2} if kind == "json" else {"sort_keys": False}
+        ConfigParser.export_config_file(parser.get(), str(path), fmt=kind, **options)

@@ -1,0 +1,172 @@
+"""What a training tells as it runs, from engines' events: MLflow, metrics.csv, lines, pictures of the best."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+from scanloom.pipeline.bundle import Code, LabelClass
+from scanloom.pipeline.training.checkpoint import BestMetric, RunId
+from scanloom.pipeline.training.monitor import Monitor, forget_after
+from scanloom.pipeline.training.overlay import overlay_figure
+
+CODE = Code("123037004", "SCT", "Anatomical Structure")
+LABELS = (
+    LabelClass(1, "anterior", CODE, CODE, None, (230, 159, 0)),
+    LabelClass(2, "posterior", CODE, CODE, None, (86, 180, 233)),
+)
+
+
+class FakeRun:
+    """A `TrackedRun` that remembers."""
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[str, float, int]] = []
+        self.figures: list[tuple[str, Figure]] = []
+        self.tags: dict[str, str] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.metrics += [(name, value, step) for name, value in metrics.items()]
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        self.figures.append((name, figure))
+
+    def set_tag(self, name: str, value: str) -> None:
+        self.tags[name] = value
+
+
+def one_hot(labels: np.ndarray) -> torch.Tensor:
+    return torch.stack([torch.as_tensor(labels == value) for value in range(3)]).float()
+
+
+def make_evaluator(scores: Sequence[float], cases: int = 5) -> Engine:
+    """An evaluator of one case a batch, decollated, whose key metric takes the scores one after the other."""
+    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6))
+    item = {"image": MetaTensor(torch.rand(1, 4, 5, 6)), "label": one_hot(labels), "pred": one_hot(labels)}
+    evaluator = Engine(lambda engine, batch: [item])
+    evaluator.state.key_metric_name = "val_mean_dice"  # type: ignore[attr-defined]
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1.0, -1  # type: ignore[attr-defined]
+    left = list(scores)
+
+    @evaluator.on(Events.EPOCH_COMPLETED)
+    def score() -> None:
+        value = left.pop(0)
+        evaluator.state.metrics = {"val_mean_dice": value, "val_dice": torch.tensor([value - 0.1, value + 0.1])}
+        if value > evaluator.state.best_metric:  # type: ignore[attr-defined]
+            evaluator.state.best_metric = value  # type: ignore[attr-defined]
+            evaluator.state.best_metric_epoch = evaluator.state.epoch  # type: ignore[attr-defined]
+
+    evaluator.data = [[{"case": f"case_{number}"}] for number in range(cases)]  # type: ignore[attr-defined]
+    return evaluator
+
+
+def run_training(tmp_path: Path, scores: Sequence[float]) -> tuple[FakeRun, list[str]]:
+    """Epochs of two steps, each validated; the loss counts up from 1, the learning rate down from 1."""
+    run, lines = FakeRun(), list[str]()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    weight = torch.zeros(1, requires_grad=True)
+
+    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+        optimizer.param_groups[0]["lr"] = 1 / engine.state.iteration
+        return {"loss": weight.sum() + engine.state.iteration}
+
+    trainer, evaluator = Engine(step), make_evaluator(scores)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate() -> None:
+        evaluator.state.max_epochs, evaluator.state.epoch = trainer.state.epoch, trainer.state.epoch - 1
+        evaluator.state.iteration = 0
+        evaluator.run(evaluator.data)  # type: ignore[attr-defined]
+
+    monitor = Monitor(run, tmp_path / "metrics.csv", LABELS, lambda line, done=None: lines.append(line))  # type: ignore[arg-type]
+    monitor.attach(trainer, evaluator, optimizer)
+    trainer.run([0, 1], max_epochs=len(scores))
+    return run, lines
+
+
+def test_metrics_go_to_mlflow_and_to_the_file_under_the_same_names(tmp_path: Path) -> None:
+    run, _ = run_training(tmp_path, [0.5, 0.6])
+    logged = {(name, step): value for name, value, step in run.metrics}
+    assert logged["train/loss", 1] == 1.5 and logged["train/loss", 2] == 3.5
+    assert logged["train/learning_rate", 2] == 0.25
+    assert logged["train/seconds", 1] >= 0
+    assert logged["val/mean_dice", 2] == 0.6
+    assert logged["val/dice/anterior", 1] == pytest.approx(0.4)
+    assert logged["val/dice/posterior", 1] == pytest.approx(0.6)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [(row["metric"], int(row["epoch"])) for row in csv.DictReader(file)]
+    assert rows == [(name, step) for name, _, step in run.metrics if name != "val/best"]
+    assert len(rows) == len(set(rows)) == 12
+
+
+def test_an_epochs_loss_is_told_before_its_validation(tmp_path: Path) -> None:
+    _, lines = run_training(tmp_path, [0.5, 0.6])
+    assert [line.split(":")[0].strip() for line in lines] == ["epoch 1/2", "validation", "epoch 2/2", "validation"]
+    assert lines[1] == "  validation: mean_dice 0.5000, dice/anterior 0.4000, dice/posterior 0.6000"
+
+
+def test_pictures_are_made_only_of_the_best(tmp_path: Path) -> None:
+    run, _ = run_training(tmp_path, [0.5, 0.4, 0.5, 0.7])
+    names = [f"validation/case_{number}.png" for number in range(3)]
+    assert [name for name, _ in run.figures] == names * 2
+    titles = [figure.get_suptitle() for _, figure in run.figures]
+    assert (titles[0], titles[3]) == ("case_0, epoch 1", "case_0, epoch 4")
+    assert [(value, step) for name, value, step in run.metrics if name == "val/best"] == [(0.5, 1), (0.7, 4)]
+    assert run.tags == {"best_epoch": "4"}
+
+
+def test_rows_after_an_epoch_can_be_forgotten(tmp_path: Path) -> None:
+    run_training(tmp_path, [0.5, 0.6, 0.7])
+    forget_after(tmp_path / "metrics.csv", 2)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert {row["epoch"] for row in csv.DictReader(file)} == {"1", "2"}
+    forget_after(tmp_path / "none.csv", 2)
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_picture_names_labels_and_their_dice() -> None:
+    reference = np.zeros((6, 7, 8), int)
+    reference[2:4, 2:4, 2:4] = 1
+    prediction = np.zeros_like(reference)
+    prediction[2:4, 2:4, 2] = 1
+    figure = overlay_figure(np.random.default_rng(0).random((6, 7, 8)), reference, prediction, "case", LABELS)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    expected = ["anterior, Dice 0.667", "posterior, Dice - (absent)", "dashed: reference", "solid: prediction"]
+    assert texts == expected
+    assert [axes.get_title() for axes in figure.axes] == ["sagittal, slice 2", "coronal, slice 2", "axial, slice 2"]
+
+
+def test_a_picture_shows_the_patients_right_on_the_left_and_the_voxels_shape() -> None:
+    image = np.random.default_rng(0).random((6, 7, 8))
+    figure = overlay_figure(image, np.ones((6, 7, 8), int), np.zeros((6, 7, 8), int), "case", spacing=(1, 2, 3))
+    for axes, aspect in zip(figure.axes, (3 / 2, 3, 2), strict=True):
+        left, right = axes.get_xlim()
+        assert left > right and axes.get_aspect() == pytest.approx(aspect)
+    assert figure.legends[0].get_texts()[0].get_text() == "label 1, Dice 0.000"
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 8), (6, 7)])
+def test_a_picture_of_no_label_or_of_a_flat_image_is_one_too(shape: tuple[int, ...]) -> None:
+    nothing = np.zeros(shape, int)
+    figure = overlay_figure(np.zeros(shape), nothing, nothing, "case")
+    assert len(figure.axes) == (3 if len(shape) == 3 else 1)
+
+
+def test_the_best_metric_and_the_runs_id_survive_in_a_checkpoint() -> None:
+    evaluator, restored = make_evaluator([]), make_evaluator([])
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.8, 4  # type: ignore[attr-defined]
+    BestMetric(restored, []).load_state_dict(BestMetric(evaluator, []).state_dict())
+    assert (restored.state.best_metric, restored.state.best_metric_epoch) == (0.8, 4)  # type: ignore[attr-defined]
+    run = RunId()
+    run.load_state_dict(RunId("abc", {"--fold": "0"}).state_dict())
+    assert (run.value, run.facts) == ("abc", {"--fold": "0"})
+    run.load_state_dict({"value": "old"})
+    assert (run.value, run.facts) == ("old", {})
