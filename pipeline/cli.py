@@ -167,17 +167,9 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Show the training runs: MLflow's UI on the store in use."""
-    import subprocess
+    from .training.ui import serve_ui
 
-    from .training.tracking import tracking_uri
-
-    uri = tracking_uri()
-    if uri.startswith(("http://", "https://", "databricks")):
-        typer.echo(f"the runs are on the MLflow server {uri}; open it in a browser")
-        return
-    typer.echo(f"MLflow on http://{host}:{port} (store {uri}); Ctrl-C ends it", err=True)
-    arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "mlflow", *arguments], check=False).returncode)
+    serve_ui(host, port, lambda line: typer.echo(line, err=True))
 
 
 @app.command()

@@ -66,7 +66,7 @@ def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
 
 def pool_metrics(folder: Path, folds: int) -> dict[str, float]:
     """Write metrics.csv over all folds (each fold's best validation) and return the means over them."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fold in range(folds):
         with (folder / f"fold{fold}" / "metrics.csv").open(newline="", encoding="utf-8") as file:
             entries = [row for row in csv.DictReader(file) if row["metric"].startswith("val/")]
@@ -76,7 +76,7 @@ def pool_metrics(folder: Path, folds: int) -> dict[str, float]:
         writer = csv.DictWriter(file, ["fold", "epoch", "metric", "value"])
         writer.writeheader()
         writer.writerows(rows)
-    names = dict.fromkeys(row["metric"] for row in rows)
+    names = dict.fromkeys(str(row["metric"]) for row in rows)
     return {name: sum(float(row["value"]) for row in rows if row["metric"] == name) / folds for name in names}
 
 

@@ -28,6 +28,8 @@ PACKAGES = ("scanloom", "torch", "monai", "numpy", "pytorch-ignite", "nibabel", 
 PARAM_LENGTH = 6000
 """MLflow refuses longer values of a parameter."""
 PARAM_NAME_LENGTH = 250
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""The UI shows such an experiment as runs with metrics, not as traces of a language model."""
 
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which it is nowhere above
@@ -179,7 +181,7 @@ def _reopen_run(client: MlflowClient, run_id: str) -> None:
 
 def _create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
     found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment, tags=EXPERIMENT_TAGS)
     return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
 
 
