@@ -1,4 +1,4 @@
-"""Pictures of validation cases: reference and prediction on the slices that hold most of the labels."""
+"""Pictures of validation cases: reference and prediction on the slices that hold most of the reference."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _sections(
     if image.ndim == 2:
         yield "", [array.T for array in arrays], spacing[1] / spacing[0]
         return
-    labelled = (reference > 0) | (prediction > 0)
+    labelled = reference > 0 if reference.any() else prediction > 0
     for axis, name in enumerate(PLANES):
         column, row = (other for other in range(3) if other != axis)
         counts = labelled.sum(axis=(column, row))
