@@ -19,12 +19,13 @@ def examine() -> dict[str, str]:
     """Names and values in words, in the order to print them."""
     import torch
 
+    from .device import has_bf16
     from .training.tracking import tracking_uri
 
     facts = package_versions()
     facts["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     facts["device"] = _device(torch)
-    facts["bf16 on the CPU"] = "in hardware" if _cpu_has_bf16(torch) else "emulated: fp32 is used"
+    facts["bf16 on the CPU"] = "in hardware" if has_bf16(torch.device("cpu")) else "emulated: fp32 is used"
     for package, purpose in OPTIONAL.items():
         facts[package] = "installed" if find_spec(package) else f"missing (for {purpose})"
     facts["bundles"] = ", ".join(shipped_bundles()) or "none"
@@ -38,7 +39,3 @@ def _device(torch) -> str:  # type: ignore[no-untyped-def]
     if torch.backends.mps.is_available():
         return "mps"
     return f"cpu, {torch.get_num_threads()} threads (no GPU that torch can use)"
-
-
-def _cpu_has_bf16(torch) -> bool:  # type: ignore[no-untyped-def]
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,9 +1,13 @@
-"""Where the real data is, for tests that read it."""
+"""Where the real data is; one thread and one seed for every test."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests' networks are tiny
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -15,3 +19,11 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: no folder {folder}; set SCANLOOM_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Torch's global random state is the same at the start of every test; torch is not imported for it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    yield

@@ -12,7 +12,8 @@ from monai.transforms import Compose
 from torch import nn
 
 from ..bundle import Bundle
-from ..errors import BundleError, UsageError
+from ..device import describe_device, find_device
+from ..errors import BundleError
 from ..volume import Volume
 from .prepare import canonical, labels_on_grid, prepare, to_source_order
 
@@ -58,9 +59,7 @@ class Predictor:
     @property
     def device_name(self) -> str:
         """The device in words, for reports."""
-        if self.device.type == "cuda":
-            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        return str(self.device)
+        return describe_device(self.device)
 
     @torch.inference_mode()
     def __call__(self, volume: Volume) -> np.ndarray:
@@ -70,24 +69,6 @@ class Predictor:
         image = prepared["image"].as_tensor().unsqueeze(0).to(self.device)
         logits = _tensor(self.inferer(image, self.network))[0]
         return to_source_order(labels_on_grid(logits, prepared, self.preprocessing, turned), volume)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        UsageError: it is not here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(
-            f"--device {name}: there is no such device here. `scanloom doctor` lists them; auto takes what there is."
-        ) from None
-    return device
 
 
 def _parser(bundle: Bundle, config: Path) -> ConfigParser:

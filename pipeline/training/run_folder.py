@@ -46,6 +46,7 @@ def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> B
     ignored = shutil.ignore_patterns("models", "__pycache__")
     shutil.copytree(bundle.folder, folder, ignore=ignored, dirs_exist_ok=True)
     (folder / "models").mkdir(exist_ok=True)
+    _disown_figures(folder / "docs" / "README.md", bundle)
     network = {key: value for key, value in overrides.items() if key.replace("::", "#").split("#")[0] == NETWORK}
     if network:
         for path in (folder / "configs").iterdir():
@@ -78,6 +79,16 @@ def pool_metrics(folder: Path, folds: int) -> dict[str, float]:
         writer.writerows(rows)
     names = dict.fromkeys(str(row["metric"]) for row in rows)
     return {name: sum(float(row["value"]) for row in rows if row["metric"] == name) / folds for name in names}
+
+
+def _disown_figures(card: Path, bundle: Bundle) -> None:
+    """Say at the top of a copied model card that its figures are of other weights."""
+    if card.is_file():
+        notice = (
+            f"> Trained anew from the bundle {bundle.name} {bundle.version}: `training` in configs/metadata.json says "
+            "how. The figures below are those of the bundle that it started from.\n\n"
+        )
+        card.write_text(notice + card.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _override(path: Path, values: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from ..device import has_bf16
+
 Batch = Mapping[Any, Tensor]
 
 
@@ -67,12 +69,3 @@ class AutocastInferer(Inferer):
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             logits = network(inputs.contiguous(memory_format=layout), *args, **kwargs)
         return [each.float() for each in logits] if isinstance(logits, list | tuple) else logits.float()
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -78,6 +78,7 @@ def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
     _workflow(bundle, options)
     checkpoints = prepare_run_folder(options.run_folder, bundle, resume=options.resume)
     facts = {**_start_options(options), "dataset": dataset_digest(cases)}
+    began_with = environment()
     resume = _resumed_run(checkpoints, facts) if options.resume else None
     trained = copy_bundle(bundle, options.run_folder / "bundle", options.overrides)
     tags = {"bundle": bundle.name, "bundle_version": bundle.version, "fold": str(options.fold)}
@@ -92,9 +93,9 @@ def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
     ):
         workflow = _workflow(trained, options)
         if resume is None:
-            _log_setup(run, workflow, options, facts["dataset"], len(cases))
+            _log_setup(run, workflow, options, began_with, facts["dataset"], len(cases))
         best = _run_workflow(workflow, run, trained, options, report, facts, resumes=resume is not None)
-        trained = _finish_bundle(trained, run, options, facts["dataset"], best)
+        trained = _finish_bundle(trained, run, options, began_with, facts["dataset"], best)
         run.log_file(trained.folder, "bundle")
         run.log_file(options.run_folder / "metrics.csv", "training")
         version = run.register(bundle.name, "bundle")
@@ -215,25 +216,27 @@ def _check_batches(loader: Any) -> None:
 
 
 def _log_setup(
-    run: TrackedRun, workflow: ConfigWorkflow, options: TrainOptions, digest: str, number_of_cases: int
+    run: TrackedRun,
+    workflow: ConfigWorkflow,
+    options: TrainOptions,
+    began_with: Mapping[str, str],
+    digest: str,
+    number_of_cases: int,
 ) -> None:
     """Config, environment, data and split of this run, with no path of this machine in them."""
+    import torch
     import yaml
 
+    from ..device import describe_device
+
+    device = torch.device(workflow.parser.get_parsed_content("device"))
     config = without_paths(workflow.parser.get())
     split = split_dataset(options.dataset, options.fold, options.folds)
-    run.log_params({"config": config, **environment()})
-    run.log_params({"dataset_sha256": digest, "dataset_cases": number_of_cases, "device": _device_name(workflow)})
+    run.log_params({"config": config, **began_with})
+    run.log_params({"dataset_sha256": digest, "dataset_cases": number_of_cases, "device": describe_device(device)})
     run.log_text(yaml.safe_dump(config, sort_keys=False), "config/train.yaml")
     names = {"training": [i["case"] for i in split.training], "validation": [i["case"] for i in split.validation]}
     run.log_text(json.dumps(names, indent=1), "config/split.json")
-
-
-def _device_name(workflow: ConfigWorkflow) -> str:
-    import torch
-
-    device = torch.device(workflow.parser.get_parsed_content("device"))
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _start_options(options: TrainOptions) -> dict[str, str]:
@@ -269,7 +272,14 @@ def _resumed_run(checkpoints: Path, facts: Mapping[str, str]) -> str | None:
     return progress.run_id or None
 
 
-def _finish_bundle(bundle: Bundle, run: TrackedRun, options: TrainOptions, digest: str, best: float) -> Bundle:
+def _finish_bundle(
+    bundle: Bundle,
+    run: TrackedRun,
+    options: TrainOptions,
+    began_with: Mapping[str, str],
+    digest: str,
+    best: float,
+) -> Bundle:
     """Write into the bundle's metadata which run made its weights."""
     training = {
         "mlflow_run_id": run.run_id,
@@ -277,7 +287,7 @@ def _finish_bundle(bundle: Bundle, run: TrackedRun, options: TrainOptions, diges
         "folds": options.folds,
         "dataset_sha256": digest,
         "best_validation_metric": best,
-        "git_commit": environment()["git_commit"],
+        "git_commit": began_with["git_commit"],
     }
     return finish_bundle(bundle, training)
 

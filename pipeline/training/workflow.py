@@ -40,10 +40,12 @@ def build_workflow(
     """
     from monai.bundle import ConfigWorkflow
 
+    from ..device import find_device
+
     config = bundle.config("train")
     given = {**values, "bundle_root": str(bundle.folder), "output_dir": str(bundle.folder / "models")}
     if device != "auto":
-        given["device"] = f"$torch.device({_known_device(device)!r})"
+        given["device"] = f"$torch.device({str(find_device(device))!r})"
     metadata = str(config.parent / "metadata.json")
     with _silenced("monai.bundle.workflows"):  # it warns on standard output that it leaves the logging alone
         workflow = ConfigWorkflow(str(config), metadata, logging_file=False, workflow_type="train", **given)
@@ -122,18 +124,6 @@ def _silenced(name: str) -> Iterator[None]:
         yield
     finally:
         logger.disabled = disabled
-
-
-def _known_device(name: str) -> str:
-    import torch
-
-    try:
-        torch.zeros(1, device=torch.device(name)).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(
-            f"--device {name}: there is no such device here. `scanloom doctor` lists them; auto takes what there is."
-        ) from None
-    return name
 
 
 def without_paths(config: Any) -> Any:

@@ -11,8 +11,8 @@ import torch
 from factories import make_bundle, make_volume, reorient, write_mr_series, write_nifti
 from scanloom.networks import UNet
 from scanloom.pipeline.bundle import Bundle
-from scanloom.pipeline.errors import BundleError, UsageError
-from scanloom.pipeline.inference.predictor import Predictor, find_device
+from scanloom.pipeline.errors import BundleError
+from scanloom.pipeline.inference.predictor import Predictor
 from scanloom.pipeline.studies import find_series, read_series
 from scanloom.pipeline.volume import Volume
 
@@ -190,19 +190,6 @@ def test_missing_weights_are_refused(tmp_path):
     bundle = make_bundle(tmp_path)
     bundle.weights.unlink()
     _refused(bundle, r"bundle tiny: no readable weights at .*model\.pt \(No such file or directory\)")
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "tpu:0", "meta"])
-def test_an_unknown_device_is_a_wrong_argument(tmp_path, name):
-    with pytest.raises(UsageError, match=f"--device {name}: there is no such device here") as caught:
-        find_device(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_auto_is_a_gpu_where_there_is_one(tmp_path):
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert find_device("auto").type == expected
-    assert Predictor(make_bundle(tmp_path), "cpu").device_name == "cpu"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Randomizable
 from scanloom.pipeline.training import step
-from scanloom.pipeline.training.step import AugmentedBatch, AutocastInferer, has_bf16
+from scanloom.pipeline.training.step import AugmentedBatch, AutocastInferer
 from torch import Tensor, nn
 
 
@@ -115,13 +115,3 @@ def test_gradients_flow_through_the_mixed_precision() -> None:
     network = Spy(3)
     AutocastInferer("bf16")(torch.randn(1, 2, 4, 4, 4), network).sum().backward()
     assert network.layer.weight.grad is not None and network.layer.weight.grad.dtype == torch.float32
-
-
-def test_bf16_is_a_fact_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    for amx in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert has_bf16(torch.device("cpu")) is amx
-    assert has_bf16(torch.device("meta")) is False
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
-    assert has_bf16(torch.device("cuda")) is True

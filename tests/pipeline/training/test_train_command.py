@@ -99,7 +99,7 @@ def test_the_run_tells_the_whole_story(training: Training) -> None:
     params = run.data.params
     assert (params["config/network_def/features"], params["config/network_def/deep_supervision"]) == ("[4, 8]", "0")
     assert (params["config/seed"], params["config/epochs"], params["dataset_cases"]) == ("0", "2", "6")
-    assert params["device"].startswith("cpu, ") and len(params["dataset_sha256"]) == 64
+    assert params["device"].startswith("cpu (") and len(params["dataset_sha256"]) == 64
     assert {"version/torch", "git_commit", "config/optimizer/_target_"} <= set(params)
     client = MlflowClient(f"sqlite:///{training.work / 'mlflow.db'}")
     for name in ("train/loss", "train/learning_rate", "val/mean_dice", "val/dice/anterior", "val/dice/posterior"):
