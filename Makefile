@@ -30,7 +30,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.with-%: $(BIN)/python $(NEEDS)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$*]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$*]"
 	touch $@
 
 clean:
