@@ -205,7 +205,7 @@ def _label_class(value: int) -> dict[str, Any]:
     return {
         "value": value,
         "name": f"part{value}",
-        "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+        "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
         "type": {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"},
         "color": [50 * value, 255 - 50 * value, 128],
     }

@@ -19,7 +19,7 @@ from scanloom.pipeline.errors import BundleError
 PART = {
     "value": 1,
     "name": "part",
-    "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+    "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
     "type": {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"},
     "color": [1, 2, 3],
 }
@@ -95,7 +95,7 @@ def test_labels_are_in_the_order_of_their_values_with_their_codes(tmp_path):
     first, second = bundle_of(tmp_path, label_classes=classes).labels
     assert (first.value, first.name, first.color) == (1, "part", (230, 159, 0))
     assert first.type == Code("5366008", "SCT", "Hippocampus")
-    assert first.category == Code("123037004", "SCT", "Anatomical Structure")
+    assert first.category == Code("91723000", "SCT", "Anatomical Structure")
     assert first.modifier == Code("255549009", "SCT", "Anterior")
     assert (second.value, second.name, second.modifier) == (7, "seven", None)
 

@@ -15,7 +15,7 @@ from scanloom.pipeline.volume import Volume
 ANTERIOR = {
     "value": 1,
     "name": "anterior",
-    "category": {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"},
+    "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
     "type": {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"},
     "modifier": {"value": "255549009", "scheme": "SCT", "meaning": "Anterior"},
     "color": [230, 159, 0],

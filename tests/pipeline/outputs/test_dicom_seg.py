@@ -99,7 +99,7 @@ def test_segments_carry_codes_colour_and_the_algorithm(tmp_path, make_volume, wr
     kind = present.SegmentedPropertyTypeCodeSequence[0]
     assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("5366008", "SCT", "Hippocampus")
     assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == "255551008"
-    assert present.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "123037004"
+    assert present.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "91723000"
     color = hd.color.CIELabColor.from_dicom_value(present.RecommendedDisplayCIELabValue).to_rgb()
     assert np.allclose(color, (86, 180, 233), atol=1)
     algorithm = present.SegmentationAlgorithmIdentificationSequence[0]

@@ -18,7 +18,7 @@ from scanloom.pipeline.training.checkpoint import BestMetric, RunId
 from scanloom.pipeline.training.monitor import Monitor, forget_after
 from scanloom.pipeline.training.overlay import overlay_figure
 
-CODE = Code("123037004", "SCT", "Anatomical Structure")
+CODE = Code("91723000", "SCT", "Anatomical Structure")
 LABELS = (
     LabelClass(1, "anterior", CODE, CODE, None, (230, 159, 0)),
     LabelClass(2, "posterior", CODE, CODE, None, (86, 180, 233)),
