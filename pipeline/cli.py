@@ -31,10 +31,8 @@ class _Door(TyperGroup):
             _show_trace(error)
         except KeyboardInterrupt:
             status, message = INTERRUPTED, "interrupted"
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
         except Exception as error:
-            if type(error).__module__.startswith(("typer", "click")):
+            if type(error).__module__.startswith(("typer", "click")):  # wrong arguments, and the end of a command
                 raise
             status, message = (
                 1,

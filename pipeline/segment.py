@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
 from .errors import PipelineError, UsageError
-from .outputs import FORMATS, RunFacts, SummaryRow, choose_formats, write_case, write_summary
+from .outputs import RunFacts, SummaryRow, check_formats, choose_formats, write_case, write_summary
 from .progress import Report, silent
 from .studies import Series, find_series, read_series, select_series
 from .trust import require_trust
@@ -91,8 +91,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
     """
     require_trust(bundle, given=options.trust_bundle)
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
-    if unknown := [name for name in options.formats if name not in FORMATS]:
-        raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
+    check_formats(options.formats)
     _make_folder(options.output)
     loaded: list[Predictor] = []
     results: list[CaseResult] = []

@@ -7,7 +7,7 @@ are slow to import.
 from typing import TYPE_CHECKING, Any
 
 from .atomic import atomic
-from .case import FORMATS, choose_formats, write_case
+from .case import FORMATS, check_formats, choose_formats, write_case
 from .labels import write_labels
 from .measure import LabelMeasurement, measure, write_measurements
 from .report import RunFacts, SummaryRow, build_report, package_versions, write_report, write_summary
@@ -23,6 +23,7 @@ __all__ = [
     "SummaryRow",
     "atomic",
     "build_report",
+    "check_formats",
     "choose_formats",
     "measure",
     "package_versions",

@@ -20,6 +20,17 @@ FORMATS = ("nifti", "dicom-seg")
 """How a label map can be written."""
 
 
+def check_formats(requested: Sequence[str]) -> None:
+    """Return where all of these formats are known; needs no input, so that a slip of the pen costs nothing.
+
+    Raises:
+        UsageError: one is not.
+    """
+    unknown = [name for name in requested if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
+
+
 def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
     """The formats to write: those requested, else NIfTI, and DICOM SEG where the input is DICOM.
 
@@ -30,9 +41,7 @@ def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str
     """
     if not requested:
         return FORMATS if volume.instances else ("nifti",)
-    unknown = [name for name in requested if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"format {unknown[0]!r} is not known. Use --format {' or --format '.join(FORMATS)}.")
+    check_formats(requested)
     if "dicom-seg" in requested and not volume.instances:
         raise UsageError(
             f"case {volume.case}: a DICOM SEG refers to DICOM instances and this input has none. "
