@@ -1,6 +1,50 @@
-"""Augmentation as MONAI transforms: deformation and intensity, on whole batches, on any device."""
+"""Augmentation as MONAI transforms: elastic deformation and intensity, for single images, dictionaries and batches."""
 
-from .intensity import BatchRandIntensity
-from .spatial import BatchRandSpatialDeformation
+from .batched import Batched
+from .bias_field import BiasField, RandBiasField, RandBiasFieldd
+from .blur import Blur, RandBlur, RandBlurd
+from .brightness_contrast import BrightnessContrast, RandBrightnessContrast, RandBrightnessContrastd
+from .deformation import Deformation
+from .elastic import RandElasticDeformation, RandElasticDeformationd
+from .gamma import Gamma, RandGamma, RandGammad
+from .histogram_shift import HistogramShift, RandHistogramShift, RandHistogramShiftd
+from .intensity import Change, change_intensity
+from .low_resolution import LowResolution, RandSimulateLowResolution, RandSimulateLowResolutiond
+from .noise import Noise, RandNoise, RandNoised
+from .rand_intensity import RandIntensity, RandIntensityd
+from .spatial import RandSpatialDeformation, RandSpatialDeformationd, deform
 
-__all__ = ["BatchRandIntensity", "BatchRandSpatialDeformation"]
+__all__ = [
+    "Batched",
+    "BiasField",
+    "Blur",
+    "BrightnessContrast",
+    "Change",
+    "Deformation",
+    "Gamma",
+    "HistogramShift",
+    "LowResolution",
+    "Noise",
+    "RandBiasField",
+    "RandBiasFieldd",
+    "RandBlur",
+    "RandBlurd",
+    "RandBrightnessContrast",
+    "RandBrightnessContrastd",
+    "RandElasticDeformation",
+    "RandElasticDeformationd",
+    "RandGamma",
+    "RandGammad",
+    "RandHistogramShift",
+    "RandHistogramShiftd",
+    "RandIntensity",
+    "RandIntensityd",
+    "RandNoise",
+    "RandNoised",
+    "RandSimulateLowResolution",
+    "RandSimulateLowResolutiond",
+    "RandSpatialDeformation",
+    "RandSpatialDeformationd",
+    "change_intensity",
+    "deform",
+]

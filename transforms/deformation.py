@@ -1,92 +1,125 @@
-"""Dense deformations as one sampling grid: affine and elastic together, from a coarse cubic B-spline control grid.
+"""A deformation that has been drawn: where each voxel of the output comes from. Affine and elastic are one map.
 
-Uniform cubic B-splines reproduce linear maps, so rotation, scaling and flips act on the coordinates of the control
-points, the elastic displacements are added there, and one tensor product of small matrices gives the dense grid:
-image and label are resampled once. Convention: grids hold `torch.nn.functional.grid_sample` coordinates with
-align_corners=True, -1 and 1 at the centres of the first and last voxel; their last axis is in reversed array order.
+An output voxel q samples the input at A (q + u(q)) + b, in voxels; u is a cubic B-spline on a coarse grid of control
+points. B-splines reproduce linear maps, so the affine part acts on the coordinates of the control points, and a dense
+coordinate is one tensor product of small matrices, whatever the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-SUPPORT = 4
-"""Control points that a cubic B-spline needs around any place."""
+from . import bspline
 
 
-@lru_cache(maxsize=64)
-def bspline_weights(size: int, points: int) -> Tensor:
-    """(size, points): the weight of each control point at each voxel centre along an axis.
-
-    The spline's domain, points - 3 intervals, spans the first to the last voxel; the first and last control point lie
-    one interval outside. Rows are non-negative and sum to one.
-
-    Source: de Boor, A Practical Guide to Splines; Unser 1999, IEEE Signal Processing Magazine 16(6).
-    """
-    intervals = points - SUPPORT + 1
-    place = torch.linspace(0, intervals, size, dtype=torch.float64) if size > 1 else torch.tensor([intervals / 2.0])
-    first = place.floor().clamp(max=intervals - 1).long()
-    t = (place - first).unsqueeze(1)
-    basis = (
-        torch.cat([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=1).double() / 6.0
-    )
-    weights = torch.zeros(size, points, dtype=torch.float64)
-    return weights.scatter_(1, first.unsqueeze(1) + torch.arange(SUPPORT), basis).float()
-
-
-def control_coordinates(points: int, spatial_dims: int) -> Tensor:
-    """(*(points,) * spatial_dims, spatial_dims): where the control points lie, in [-1, 1] coordinates, array order."""
-    intervals = points - SUPPORT + 1
-    axis = 2 * (torch.arange(points, dtype=torch.float32) - 1) / intervals - 1
-    return torch.stack(torch.meshgrid(*[axis] * spatial_dims, indexing="ij"), dim=-1)
-
-
-def limit_folding(displacements: Tensor, limit: float) -> Tensor:
-    """The displacements, scaled down a sample where they could fold space.
-
-    The derivative of a uniform B-spline is a convex combination of the differences of neighbouring control points over
-    their distance, so the row sums of the largest differences bound the infinity norm of the displacement's Jacobian
-    everywhere; below one, identity plus displacement has a positive determinant.
+@dataclass(frozen=True)
+class Deformation:
+    """A drawn map from output to input voxels; it can be kept, applied to any array of its size, and replayed.
 
     Args:
-        displacements: (B, *points, n) in [-1, 1] coordinates, array order.
-        limit: the bound to keep, in (0, 1).
+        size: of the input, n numbers.
+        output_size: n numbers.
+        matrix: (n + 1, n + 1), float64: the affine part, output voxel to input voxel.
+        displacements: (*coefficients, n), float64: B-spline coefficients of u in output voxels; None: no elastic part.
     """
-    n = displacements.shape[-1]
-    intervals = torch.tensor([size - SUPPORT + 1 for size in displacements.shape[1:-1]])
-    slopes = [
-        displacements.diff(dim=axis + 1).abs().reshape(len(displacements), -1, n).amax(dim=1) * intervals[axis] / 2
-        for axis in range(n)
-    ]
-    norm = torch.stack(slopes).sum(dim=0).amax(dim=1)
-    factor = (limit / norm.clamp(min=1e-12)).clamp(max=1)
-    return displacements * factor.reshape(-1, *[1] * (n + 1))
+
+    size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    matrix: np.ndarray
+    displacements: np.ndarray | None = None
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether `matrix` says all."""
+        return self.displacements is None
+
+    def inverse(self) -> Deformation:
+        """The map back.
+
+        Raises:
+            ValueError: there is an elastic part.
+        """
+        if self.displacements is not None:
+            raise ValueError("an elastic deformation can not be inverted; draw it with prob_elastic=0 to invert it.")
+        return replace(self, size=self.output_size, output_size=self.size, matrix=np.linalg.inv(self.matrix))
+
+    def window(self) -> tuple[tuple[slice, ...], tuple[int, ...]] | None:
+        """The part of the input that the output is, and the axes flipped in it, where no interpolation is needed."""
+        n = len(self.size)
+        linear, offset = self.matrix[:n, :n], self.matrix[:n, n]
+        signs = linear.diagonal()
+        whole = np.rint(offset)
+        if self.displacements is not None or not np.allclose(np.abs(linear), np.eye(n), rtol=0, atol=1e-9):
+            return None
+        if not np.allclose(offset, whole, rtol=0, atol=1e-6):
+            return None
+        last = whole + signs * (np.array(self.output_size) - 1)
+        low, high = np.minimum(whole, last), np.maximum(whole, last)
+        if (low < 0).any() or (high > np.array(self.size) - 1).any():
+            return None
+        slices = tuple(slice(int(start), int(stop) + 1) for start, stop in zip(low, high, strict=True))
+        return slices, tuple(axis for axis in range(n) if signs[axis] < 0)
+
+    def control_coordinates(self) -> np.ndarray:
+        """(n, *coefficients), float64: input voxel coordinates at the control points, displaced."""
+        n = len(self.size)
+        points = [2] * n if self.displacements is None else [count - 2 for count in self.displacements.shape[:n]]
+        axes = [knots(length, count) for length, count in zip(self.output_size, points, strict=True)]
+        places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        if self.displacements is not None:
+            places = places + self.displacements
+        return np.moveaxis(places @ self.matrix[:n, :n].T + self.matrix[:n, n], -1, 0)
+
+    def table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Two factors whose product is every coordinate: (axis 0, k) weights and (n, k, other axes) sums, float32."""
+        control = torch.from_numpy(self.control_coordinates())
+        first, *others = (
+            bspline.weights(length, count - 2)
+            for length, count in zip(self.output_size, control.shape[1:], strict=True)
+        )
+        for axis, matrix in enumerate(others, start=2):
+            control = torch.movedim(torch.tensordot(control, matrix, dims=([axis], [1])), -1, axis)
+        return first.float().to(device), control.flatten(2).float().to(device)
+
+    def coordinates(self) -> Tensor:
+        """(n, *output_size), float32: the input voxel coordinates of every output voxel."""
+        weights, sums = self.table(torch.device("cpu"))
+        return (weights @ sums).reshape(len(self.size), *self.output_size)
 
 
-def dense_grid(matrices: Tensor, displacements: Tensor, size: Sequence[int]) -> Tensor:
-    """The sampling grid of an affine map composed with an elastic deformation.
+def knots(length: int, points: int) -> np.ndarray:
+    """(points + 2,): output voxel coordinates of an axis' control points, the two outside it included."""
+    step = max(length - 1, 1) / (points - 1)
+    middle = (length - 1) / 2
+    return middle + step * (np.arange(points + 2) - (points + 1) / 2)
 
-    An output voxel at p samples the input at M (p + u(p)): folding of p + u is what `limit_folding` rules out, and an
-    invertible M keeps it so.
+
+def interpolating_coefficients(values: np.ndarray) -> np.ndarray:
+    """(*points + 2, n) coefficients of the natural cubic spline that has these (*points, n) values at its knots."""
+    coefficients = torch.from_numpy(values)
+    for axis in range(values.ndim - 1):
+        matrix = bspline.interpolation(values.shape[axis])
+        coefficients = torch.movedim(torch.tensordot(coefficients, matrix, dims=([axis], [1])), -1, axis)
+    return coefficients.numpy()
+
+
+def steepest_slope(coefficients: np.ndarray, steps: Sequence[float]) -> float:
+    """A bound on the infinity norm of the Jacobian of a displacement, everywhere.
+
+    The derivative of a uniform B-spline along an axis is a convex combination of the differences of neighbouring
+    coefficients, divided by their distance. So no |du_i/dx_j| exceeds the largest such difference, and the largest row
+    sum of these bounds the norm. Where it is below one, I + t Du is invertible for every t from 0 to 1 (a matrix of
+    norm below one moves no eigenvalue of I to zero), its determinant keeps the sign that it has at t = 0, and x + u(x)
+    does not fold.
 
     Args:
-        matrices: (B, n, n), output to input, about the centre, in [-1, 1] coordinates, array order.
-        displacements: (B, *points, n) at the control points, in [-1, 1] coordinates, array order.
-        size: spatial size of the image, n numbers.
-    Returns:
-        (B, *size, n) for `grid_sample` with align_corners=True.
+        coefficients: (*coefficients, n) in mm (or voxels).
+        steps: distance of neighbouring control points along each axis, in the same unit.
     """
-    points = displacements.shape[1]
-    coordinates = control_coordinates(points, len(size)).to(displacements)
-    control = (coordinates + displacements) @ matrices.to(displacements).transpose(1, 2).reshape(
-        len(matrices), *[1] * (len(size) - 1), len(size), len(size)
-    )
-    control = control.flip(-1)
-    for axis, length in enumerate(size, start=1):
-        weights = bspline_weights(length, points).to(displacements)
-        control = torch.movedim(torch.tensordot(control, weights, dims=([axis], [1])), -1, axis)
-    return control.contiguous()
+    slopes = [np.abs(np.diff(coefficients, axis=axis)).max(axis=tuple(range(len(steps)))) for axis in range(len(steps))]
+    return float(sum(slope / step for slope, step in zip(slopes, steps, strict=True)).max())

@@ -1,95 +1,165 @@
-"""Random intensity changes of a whole batch: gamma, brightness, contrast and noise, a draw a sample."""
+"""What all random intensity transforms share: a change is drawn, then applied to each channel, in place on a copy.
+
+A transform draws `Change`s, which say everything about what is done and do it; so a draw can be kept and replayed, and
+single images, dictionaries and batches are changed by the same code.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from monai.transforms.transform import Randomizable
+from monai.config import KeysCollection
+from monai.transforms.transform import MapTransform, RandomizableTransform
 from torch import Tensor
 
+from . import ranges
+from .affine import spacing_of
+from .tensors import as_kind_of, as_plain, check_channel_first, in_type
 
-class BatchRandIntensity(Randomizable):
-    """Change the intensities of every sample of a batch by its own draw.
 
-    Takes and returns a mapping of tensors (B, C, *spatial), on any device, of any unit: brightness and noise are in
-    units of the sample's own standard deviation. In the order of nnU-Net: noise, brightness, contrast, gamma.
+class Change(ABC):
+    """A drawn change of intensities, with all its parameters."""
+
+    pointwise: ClassVar[bool] = True
+    """Whether a voxel's new value depends on its place: if not, voxels may come as a flat list."""
+
+    @abstractmethod
+    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+        """Change the values of one channel in place.
+
+        Args:
+            values: contiguous float32 or float64, (*spatial), or (voxels,) if pointwise; not empty.
+            spacing: mm of a voxel along each axis.
+            stream: number of the channel, for changes that draw a value a voxel.
+        """
+
+
+def change_intensity(
+    image: Any,
+    changes: Sequence[Sequence[Change]],
+    background: float | None = None,
+    spacing: Sequence[float] | None = None,
+    stream: int = 0,
+) -> Any:
+    """A changed copy of an image by changes that were kept.
 
     Args:
-        key: the image.
-        noise_std: largest standard deviation of the Gaussian noise, drawn uniformly from 0.
-        brightness_std: standard deviation of the Gaussian shift of the mean.
-        contrast: range of the uniform factor about the mean; the range of values is kept.
-        gamma: range of the log-uniform exponent applied to the values scaled to [0, 1]; mean and standard deviation
-            are restored. Half of these draws act on the inverted image.
-        prob_noise, prob_brightness, prob_contrast, prob_gamma: the probability of each part, drawn a sample.
+        image: (C, *spatial); integers are rounded and kept in the range of their type.
+        changes: for each channel in turn, those to apply one after the other; started over when channels are left.
+        background: voxels of exactly this value keep it and do not count in the statistics of pointwise changes.
+        spacing: mm of a voxel along each axis; None: the image's, else 1.
+        stream: of the first channel.
+    """
+    source = as_plain(image)
+    working = source.dtype if source.dtype == torch.float64 else torch.float32
+    result = source.to(working, copy=True, memory_format=torch.contiguous_format)
+    millimetres = spacing_of(image, spacing)
+    for index, channel in enumerate(result if changes else ()):
+        for change in changes[index % len(changes)]:
+            _change_channel(channel, change, background, millimetres, stream + index)
+    return as_kind_of(in_type(result, source.dtype), image)
 
-    Raises:
-        ValueError: a range is impossible.
 
-    Source: Isensee 2021, Nature Methods 18, supplementary note 2 (the set and its ranges).
+class RandIntensityChange(RandomizableTransform, ABC):
+    """Base of the random intensity transforms.
+
+    Args:
+        prob: of changing an image at all.
+        channel_wise: each channel has a draw of its own; else all share one (and have noise of their own).
+        background: voxels of exactly this value keep it and do not count in an image's statistics; None: there is none.
+        spacing: mm of a voxel along each axis, for images without an affine.
     """
 
     def __init__(
         self,
-        key: Hashable = "image",
-        noise_std: float = 0.3,
-        brightness_std: float = 0.3,
-        contrast: tuple[float, float] = (0.75, 1.25),
-        gamma: tuple[float, float] = (0.7, 1.5),
-        prob_noise: float = 0.15,
-        prob_brightness: float = 0.15,
-        prob_contrast: float = 0.15,
-        prob_gamma: float = 0.3,
+        prob: float = 0.1,
+        channel_wise: bool = False,
+        background: float | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        for name, (low, high) in {"contrast": contrast, "gamma": gamma}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name} is {(low, high)}; it must be two positive numbers, the smaller first.")
-        for name, largest in {"noise_std": noise_std, "brightness_std": brightness_std}.items():
-            if largest < 0:
-                raise ValueError(f"{name} is {largest}; it must not be negative.")
-        self.key = key
-        self.noise_std, self.brightness_std = noise_std, brightness_std
-        self.contrast, self.gamma = tuple(contrast), tuple(gamma)
-        self.prob_noise, self.prob_brightness = prob_noise, prob_brightness
-        self.prob_contrast, self.prob_gamma = prob_contrast, prob_gamma
+        super().__init__(ranges.probability("prob", prob))
+        self.channel_wise, self.background, self.spacing = channel_wise, background, spacing
+        self.changes: list[list[Change]] = []
 
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
-        """The mapping with a changed copy of the image; shape, type and device stay."""
-        image = data[self.key]
-        return {**data, self.key: torch.stack([self._change(sample) for sample in image])}
+    @abstractmethod
+    def draw(self, spatial_dims: int) -> list[Change]:
+        """The changes for one channel, drawn whatever `prob` says, to keep and to apply by `change_intensity`."""
 
-    def randomize(self, data: object = None) -> None:
-        """Nothing is kept between calls: each sample's parameters are drawn as it is changed."""
+    def randomize(self, data: Any) -> None:
+        """Draw for an image (C, *spatial): `changes` holds a list a channel, or one for all; empty: nothing changes."""
+        check_channel_first(data)
+        super().randomize(None)
+        count = data.shape[0] if self.channel_wise else 1
+        self.changes = [self.draw(data.ndim - 1) for _ in range(count)] if self._do_transform else []
 
-    def _change(self, x: Tensor) -> Tensor:
-        if self.R.rand() < self.prob_noise:
-            generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
-            noise = torch.randn(x.shape, generator=generator).to(x)
-            x = x + noise * (self.R.uniform(0, self.noise_std) * _std(x))
-        if self.R.rand() < self.prob_brightness:
-            x = x + self.R.normal(0, self.brightness_std) * _std(x)
-        if self.R.rand() < self.prob_contrast:
-            low, high, mean = x.min(), x.max(), x.mean()
-            x = ((x - mean) * self.R.uniform(*self.contrast) + mean).clamp(low, high)
-        if self.R.rand() < self.prob_gamma:
-            x = self._gamma(x)
-        return x
+    def __call__(self, img: Any, randomize: bool = True, stream: int = 0) -> Any:
+        """A changed copy of the image (C, *spatial); its type, device and kind (array, tensor, `MetaTensor`) stay.
 
-    def _gamma(self, x: Tensor) -> Tensor:
-        exponent = math.exp(self.R.uniform(*(math.log(bound) for bound in self.gamma)))
-        x = -x if (inverted := self.R.rand() < 0.5) else x
-        low, high, mean, std = x.min(), x.max(), x.mean(), _std(x)
-        y = ((x - low) / (high - low).clamp(min=1e-8)).pow(exponent)
-        y = (y - y.mean()) * (std / _std(y).clamp(min=1e-8)) + mean
-        return -y if inverted else y
+        Args:
+            randomize: False applies the last draw again.
+            stream: of the first channel: with another one, the same draw has other noise.
+        """
+        if randomize:
+            self.randomize(img)
+        return change_intensity(img, self.changes, self.background, self.spacing, stream)
 
 
-def _std(x: Tensor) -> Tensor:
-    """Standard deviation from two sums, several times cheaper than `torch.std` on a volume.
+class RandIntensityChanged(MapTransform, RandomizableTransform):
+    """Base of the dictionary transforms: the same draw for all keys, each with noise of its own.
 
-    In single precision: a sum of squares over a volume leaves the range of half precision.
+    Args:
+        keys: the images (C, *spatial).
+        prob: of changing them at all.
+        allow_missing_keys: keys that are not there are passed over.
+        arguments: those of the array transform, `array`.
     """
-    centred = (x - x.mean()).flatten().float()
-    return (centred @ centred / centred.numel()).sqrt()
+
+    array: ClassVar[type[RandIntensityChange]]
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 0.1, allow_missing_keys: bool = False, **arguments: Any
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.transform = self.array(prob=prob, **arguments)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandIntensityChanged:
+        """Seed the draws."""
+        self.transform.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
+        """The dictionary with changed copies of the keyed images.
+
+        Args:
+            randomize: False applies the last draw again.
+        """
+        changed, stream = dict(data), 0
+        for key in self.key_iterator(changed):
+            image = changed[key]
+            changed[key] = self.transform(image, randomize and stream == 0, stream)
+            stream += image.shape[0]
+        return changed
+
+
+def _change_channel(
+    channel: Tensor, change: Change, background: float | None, spacing: Sequence[float], stream: int
+) -> None:
+    if background is None:
+        change.apply_(channel, spacing, stream)
+        return
+    outside = channel == background
+    if not change.pointwise:
+        change.apply_(channel, spacing, stream)
+        channel[outside] = background
+        return
+    values = channel[~outside]
+    if values.numel():
+        change.apply_(values, spacing, stream)
+        channel[~outside] = values

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ Batch = Mapping[Any, Tensor]
 
 
 class AugmentedBatch:
-    """`prepare_batch` of a MONAI engine: image and label on the device, plain tensors, changed by batch transforms.
+    """`prepare_batch` of a MONAI engine: image and label on the device, changed by batch transforms, as plain tensors.
 
     Args:
         transforms: callables from a mapping of (B, C, *spatial) tensors to one; those with `set_random_state` are
@@ -40,10 +41,10 @@ class AugmentedBatch:
         batch: Batch = {
             key: torch.as_tensor(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in self.keys
         }
-        batch = {key: getattr(value, "as_tensor", lambda value=value: value)() for key, value in batch.items()}
         for transform in self.transforms:
             batch = transform(batch)
-        image, label = (batch[key] for key in self.keys)
+        changed = (batch[key] for key in self.keys)
+        image, label = (value.as_tensor() if isinstance(value, MetaTensor) else value for value in changed)
         return image, label
 
 

@@ -81,6 +81,18 @@ def test_the_image_is_prepared_alike_in_all_configs():
     assert train == inference == evaluate
 
 
+def test_training_augments_by_our_transforms_alone():
+    steps = config("train")["train"]["augmentation"]
+    named = [step["transform"]["_target_"] for step in steps]
+    assert named == ["scanloom.transforms.RandSpatialDeformationd", "scanloom.transforms.RandIntensityd"]
+    parsed = ConfigParser({"steps": steps}).get_parsed_content("steps")
+    batch = {"image": torch.randn(2, 1, 8, 9, 7), "label": torch.randint(0, 3, (2, 1, 8, 9, 7)).float()}
+    for step in parsed:
+        batch = step(batch)
+    assert batch["image"].shape == (2, 1, 8, 9, 7)
+    assert set(batch["label"].unique().tolist()) <= {0, 1, 2}
+
+
 def test_windows_and_averaging_are_those_that_were_evaluated():
     inference, evaluate, train = (config(name) for name in ("inference", "evaluate", "train"))
     assert inference["inferer"] == evaluate["inferer"]

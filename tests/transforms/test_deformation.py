@@ -1,115 +1,156 @@
-"""Grids of cubic B-splines: against scipy's basis, torch's affine grids, and finite differences."""
+"""Drawn deformations: coordinates against scipy's splines and torch's affine grids, no folding, whole-voxel windows."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scanloom.transforms.deformation import bspline_weights, control_coordinates, dense_grid, limit_folding
-from scipy.interpolate import BSpline
+from scanloom.transforms import Deformation
+from scanloom.transforms.affine import homogeneous
+from scanloom.transforms.deformation import interpolating_coefficients, knots, steepest_slope
+from scipy.interpolate import BSpline, CubicSpline
 from torch.nn import functional
 
-SIZES = [(9, 9), (12, 7), (8, 8, 8), (11, 6, 9)]
+SIZES = [(9, 13), (12, 7), (8, 8, 8), (11, 6, 9)]
 
 
-def sample(image, grid, mode="bilinear"):
-    return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+def deformation(size, matrix=None, values=None, output_size=None):
+    """Values are the displacements at the grid points, in output voxels."""
+    return Deformation(
+        tuple(size),
+        tuple(output_size or size),
+        np.eye(len(size) + 1) if matrix is None else matrix,
+        None if values is None else interpolating_coefficients(values),
+    )
 
 
-def no_displacement(points, spatial_dims, batch=1):
-    return torch.zeros(batch, *(points,) * spatial_dims, spatial_dims)
+def identity_coordinates(size):
+    return np.stack(np.meshgrid(*[np.arange(length, dtype=float) for length in size], indexing="ij"))
 
 
-def jacobian_determinants(grid):
-    """(B, *cells): determinants of the forward differences, times what makes the identity's one."""
-    n, size = grid.shape[-1], grid.shape[1:-1]
-    cells = [slice(0, length - 1) for length in size]
-    columns = []
-    for axis in range(n):
-        difference = grid.diff(dim=axis + 1) * (size[axis] - 1) / 2
-        keep = [slice(None) if other == axis else cells[other] for other in range(n)]
-        columns.append(difference[(slice(None), *keep)])
-    return torch.linalg.det(torch.stack(columns, dim=-1).flip(-2).double())
+def natural_spline(values, size):
+    """(n, *size): scipy's natural cubic spline through (*points, n) values, one axis after the other."""
+    for axis, length in enumerate(size):
+        points = values.shape[axis]
+        spline = CubicSpline(np.arange(points), values, axis=axis, bc_type="natural")
+        values = spline(np.linspace(0, points - 1, length))
+    return np.moveaxis(values, -1, 0)
 
 
-@given(size=st.integers(2, 40), points=st.integers(4, 12))
-def test_weights_are_scipys_uniform_cubic_basis(size, points):
-    knots = np.arange(points + 4) - 3.0
-    expected = BSpline(knots, np.eye(points), 3)(np.linspace(0, points - 3, size))
-    np.testing.assert_allclose(bspline_weights(size, points).numpy(), expected, atol=1e-6)
-
-
-@given(size=st.integers(1, 60), points=st.integers(4, 12))
-def test_rows_of_weights_are_non_negative_and_sum_to_one(size, points):
-    weights = bspline_weights(size, points)
-    assert weights.shape == (size, points)
-    assert weights.min() >= 0
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(size), rtol=0, atol=1e-6)
-
-
-@given(size=st.integers(2, 60), points=st.integers(4, 12))
-def test_the_coordinates_of_the_control_points_give_those_of_the_voxels(size, points):
-    coordinates = bspline_weights(size, points) @ control_coordinates(points, 1)[:, 0]
-    torch.testing.assert_close(coordinates, torch.linspace(-1, 1, size), rtol=0, atol=1e-6)
-
-
-def test_one_voxel_lies_in_the_centre():
-    assert (bspline_weights(1, 7) @ control_coordinates(7, 1)).item() == pytest.approx(0, abs=1e-6)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), size=st.sampled_from(SIZES), points=st.integers(2, 6))
+def test_the_field_is_scipys_cubic_spline_through_the_control_points(seed, size, points):
+    values = np.random.default_rng(seed).standard_normal((*(points,) * len(size), len(size)))
+    field = deformation(size, values=values).coordinates().numpy() - identity_coordinates(size)
+    np.testing.assert_allclose(field, natural_spline(values, size), atol=2e-5)  # float32 of coordinates up to 13
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_linear_maps_are_torchs_affine_grids(size):
+def test_affine_maps_are_torchs_affine_grids(size):
     n = len(size)
-    matrices = torch.eye(n) + 0.3 * torch.randn(4, n, n)
-    grid = dense_grid(matrices, no_displacement(6, n, batch=4), size)
-    xyz = torch.cat([matrices.flip(1, 2), torch.zeros(4, n, 1)], dim=2)  # grid_sample counts axes from the last
-    expected = functional.affine_grid(xyz, [4, 1, *size], align_corners=True)
-    torch.testing.assert_close(grid, expected, rtol=0, atol=2e-6)
+    linear = np.eye(n) + 0.3 * np.random.default_rng(0).standard_normal((n, n))
+    half = (np.array(size) - 1) / 2
+    coordinates = deformation(size, homogeneous(linear, half - linear @ half)).coordinates()
+    normalised = torch.from_numpy(linear * half / half[:, None]).float().flip(0, 1)  # grid_sample's axes: last first
+    grid = functional.affine_grid(
+        torch.cat([normalised, torch.zeros(n, 1)], 1)[None], [1, 1, *size], align_corners=True
+    )
+    expected = (grid[0].flip(-1).movedim(-1, 0) + 1) * torch.from_numpy(half).float().reshape(n, *[1] * n)
+    torch.testing.assert_close(coordinates, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_identity_and_no_displacement_change_nothing(size):
-    image = torch.rand(2, 3, *size)
-    grid = dense_grid(torch.eye(len(size)).expand(2, -1, -1), no_displacement(7, len(size), batch=2), size)
-    torch.testing.assert_close(sample(image, grid), image, rtol=0, atol=1e-5)
-    torch.testing.assert_close(sample(image, grid, "nearest"), image, rtol=0, atol=0)
+def test_affine_and_elastic_are_the_affine_map_of_the_displaced_place(size):
+    n = len(size)
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((*(4,) * n, n))
+    matrix = homogeneous(np.eye(n) + 0.2 * rng.standard_normal((n, n)), rng.standard_normal(n))
+    displaced = identity_coordinates(size) + natural_spline(values, size)
+    expected = np.einsum("ij,j...->i...", matrix[:n, :n], displaced) + matrix[:n, n].reshape(n, *[1] * n)
+    np.testing.assert_allclose(deformation(size, matrix, values).coordinates(), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_constant_displacement_moves_the_image_along_its_axis(axis):
-    size, image = (7, 9, 11), torch.rand(1, 1, 7, 9, 11)
-    displacement = no_displacement(5, 3)
-    displacement[..., axis] = 2 * 2 / (size[axis] - 1)
-    moved = sample(image, dense_grid(torch.eye(3)[None], displacement, size))
-    inside = range(size[axis] - 2)
-    expected = image.index_select(axis + 2, torch.tensor([place + 2 for place in inside]))
-    torch.testing.assert_close(moved.index_select(axis + 2, torch.tensor(inside)), expected, rtol=0, atol=1e-5)
+def test_displacements_at_the_control_points_are_those_drawn():
+    values = np.random.default_rng(2).standard_normal((3, 3, 2))
+    field = deformation((9, 9), values=values).coordinates().numpy() - identity_coordinates((9, 9))
+    np.testing.assert_allclose(field[:, ::4, ::4], np.moveaxis(values, -1, 0), atol=1e-5)
+
+
+@given(length=st.integers(2, 50), points=st.integers(2, 9))
+def test_knots_span_the_first_to_the_last_voxel(length, points):
+    places = knots(length, points)
+    np.testing.assert_allclose(places[1:-1], np.linspace(0, length - 1, points), atol=1e-9)
+    np.testing.assert_allclose(np.diff(places), (length - 1) / (points - 1), atol=1e-9)
+
+
+def test_an_axis_of_one_voxel_stays_at_its_place():
+    values = np.zeros((3, 3, 2))
+    np.testing.assert_allclose(deformation((1, 5), values=values).coordinates()[0], 0, atol=1e-6)
+
+
+def jacobians(coefficients, steps, per_interval=5):
+    """Exact derivatives of the displacement on a fine grid, by scipy: (*places, n components, n axes)."""
+    n = coefficients.ndim - 1
+    columns = []
+    for derived in range(n):
+        field = coefficients
+        for axis in range(n):
+            count = coefficients.shape[axis]
+            spline = BSpline(np.arange(count + 4) - 3.0, np.moveaxis(field, axis, 0), 3)
+            places = np.linspace(0, count - 3, (count - 3) * per_interval + 1)
+            evaluated = spline.derivative()(places) / steps[axis] if axis == derived else spline(places)
+            field = np.moveaxis(evaluated, 0, axis)
+        columns.append(field)
+    return np.stack(columns, axis=-1)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    size=st.sampled_from([(24, 17), (13, 16, 11)]),
-    points=st.integers(4, 8),
-    scale=st.sampled_from([0.05, 0.3, 3.0, 30.0]),
+    n=st.sampled_from([2, 3]),
+    points=st.integers(2, 5),
+    scale=st.floats(0.01, 30),
+    steps=st.tuples(*[st.floats(0.5, 40)] * 3),
 )
-def test_no_draw_folds_space_once_limited(seed, size, points, scale):
-    n = len(size)
-    displacements = scale * torch.randn(2, *(points,) * n, n, generator=torch.Generator().manual_seed(seed))
-    grid = dense_grid(torch.eye(n).expand(2, -1, -1), limit_folding(displacements, 0.9), size)
-    assert jacobian_determinants(grid).min() > 0
+def test_the_slope_bounds_every_row_sum_of_the_jacobian(seed, n, points, scale, steps):
+    values = scale * np.random.default_rng(seed).standard_normal((*(points,) * n, n))
+    coefficients = interpolating_coefficients(values)
+    found = np.abs(jacobians(coefficients, steps[:n])).sum(axis=-1).max()
+    assert found <= steepest_slope(coefficients, steps[:n]) * (1 + 1e-9)
 
 
-def test_large_draws_fold_space_where_they_are_not_limited():
-    displacements = 0.5 * torch.randn(2, 6, 6, 6, 3)
-    grid = dense_grid(torch.eye(3).expand(2, -1, -1), displacements, (16, 16, 16))
-    assert jacobian_determinants(grid).min() < 0
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.sampled_from([2, 3]), points=st.integers(2, 5))
+def test_a_slope_below_one_does_not_fold(seed, n, points):
+    coefficients = interpolating_coefficients(np.random.default_rng(seed).standard_normal((*(points,) * n, n)))
+    steps = (7.0, 3.0, 11.0)[:n]
+    coefficients *= 0.999 / steepest_slope(coefficients, steps)
+    assert np.linalg.det(np.eye(n) + jacobians(coefficients, steps)).min() > 0
 
 
-def test_limiting_scales_only_the_samples_that_need_it():
-    displacements = torch.randn(3, 5, 5, 2) * torch.tensor([0.001, 0.1, 10.0]).reshape(3, 1, 1, 1)
-    limited = limit_folding(displacements, 0.5)
-    torch.testing.assert_close(limited[0], displacements[0], rtol=0, atol=0)
-    ratio = limited[2] / displacements[2]
-    torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio))
-    assert ratio.max() < 0.1
+def test_steep_displacements_do_fold():
+    coefficients = interpolating_coefficients(5 * np.random.default_rng(0).standard_normal((4, 4, 2)))
+    assert np.linalg.det(np.eye(2) + jacobians(coefficients, (1.0, 1.0))).min() < 0
+
+
+def test_whole_voxel_maps_are_windows_and_others_are_not():
+    turn = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1.0]])
+    assert deformation((6, 5)).window() == ((slice(0, 6), slice(0, 5)), ())
+    flipped = homogeneous(np.diag([-1.0, 1.0]), np.array([5.0, 1.0]))
+    assert deformation((6, 5), flipped, output_size=(6, 4)).window() == ((slice(0, 6), slice(1, 5)), (0,))
+    for matrix in (turn, homogeneous(np.eye(2), np.array([0.5, 0])), homogeneous(np.eye(2), np.array([1.0, 0]))):
+        assert deformation((6, 5), matrix).window() is None
+    assert deformation((6, 5), values=np.zeros((2, 2, 2))).window() is None
+
+
+def test_the_inverse_leads_back():
+    matrix = homogeneous(np.array([[1.1, 0.2], [-0.1, 0.9]]), np.array([2.0, -1.0]))
+    there = deformation((6, 5), matrix, output_size=(8, 9))
+    back = there.inverse()
+    assert (back.size, back.output_size) == ((8, 9), (6, 5))
+    np.testing.assert_allclose(back.matrix @ there.matrix, np.eye(3), atol=1e-12)
+
+
+def test_an_elastic_deformation_has_no_inverse():
+    with pytest.raises(ValueError, match="elastic deformation can not be inverted; draw it with prob_elastic=0"):
+        deformation((6, 5), values=np.zeros((2, 2, 2))).inverse()

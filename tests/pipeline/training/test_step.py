@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Randomizable
 from scanloom.pipeline.training import step
 from scanloom.pipeline.training.step import AugmentedBatch, AutocastInferer
@@ -41,6 +41,14 @@ def test_transforms_run_in_order_on_the_whole_batch() -> None:
     image, label = AugmentedBatch([add, double])(make_batch())
     assert torch.equal(image, torch.full((2, 1, 4, 4, 4), 2.0))
     assert torch.equal(label, torch.ones(2, 1, 4, 4, 4))
+
+
+def test_transforms_see_the_affines_of_the_samples() -> None:
+    seen = []
+    affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])).double()
+    samples = [{key: MetaTensor(torch.zeros(1, 4, 4, 4), affine=affine) for key in ("image", "label")}] * 2
+    AugmentedBatch([lambda batch: seen.append(batch["image"].affine) or batch])(list_data_collate(samples))
+    assert torch.equal(seen[0], affine.expand(2, 4, 4))
 
 
 def test_keys_can_be_others() -> None:

@@ -1,0 +1,68 @@
+"""Uniform cubic B-splines: weights of control points, and the matrices that make a spline pass through values.
+
+A spline over `points` knots has points + 2 coefficients, one outside each end. It reproduces linear maps: coefficients
+that lie on a line give that line.
+Source: de Boor, A Practical Guide to Splines; Unser 1999, IEEE Signal Processing Magazine 16(6).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def basis(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights of the four coefficients around a place t in [0, 1] between the middle two; they sum to one."""
+    s = 1 - t
+    return s**3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (3 * s**3 - 6 * s**2 + 4) / 6, t**3 / 6
+
+
+@lru_cache(maxsize=64)
+def weights(size: int, points: int) -> Tensor:
+    """(size, points + 2), float64: the weight of each coefficient at each voxel centre along an axis.
+
+    The first knot lies at the centre of the first voxel, the last at that of the last. Rows are non-negative and sum
+    to one.
+    """
+    intervals = points - 1
+    place = torch.linspace(0, intervals, size, dtype=torch.float64)
+    if size == 1:
+        place += intervals / 2
+    first = place.floor().clamp(max=intervals - 1).long()
+    values = torch.stack(basis(place - first), dim=1)
+    return torch.zeros(size, points + 2, dtype=torch.float64).scatter_(1, first[:, None] + torch.arange(4), values)
+
+
+@lru_cache(maxsize=16)
+def interpolation(points: int) -> Tensor:
+    """(points + 2, points), float64: coefficients of the natural spline through values at the knots.
+
+    Natural: the second derivative is zero at both ends, so the spline goes on straight there.
+    """
+    system = torch.zeros(points + 2, points + 2, dtype=torch.float64)
+    for row in range(points):
+        system[row + 1, row : row + 3] = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
+    system[0, :3] = system[-1, -3:] = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+    return torch.linalg.inv(system)[:, 1:-1].contiguous()
+
+
+@lru_cache(maxsize=64)
+def prefilter(size: int) -> Tensor:
+    """(size, size), float64: coefficients of the spline through `size` samples, mirrored about the first and last.
+
+    The convention of scipy.ndimage's mode "mirror".
+    """
+    system = torch.diag(torch.full((size,), 4.0, dtype=torch.float64))
+    for row in range(size):
+        for neighbour in (row - 1, row + 1):
+            system[row, mirrored(neighbour, size)] += 1
+    return torch.linalg.inv(system / 6)
+
+
+def mirrored(index: int, size: int) -> int:
+    """The index in 0 to size - 1 that a mirror about the first and last voxel centre shows at `index`."""
+    period = max(2 * (size - 1), 1)
+    index %= period
+    return min(index, period - index) if size > 1 else 0

@@ -1,0 +1,136 @@
+"""What a random spatial deformation may draw, checked, and the drawing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import affine, ranges
+from .deformation import Deformation, interpolating_coefficients, steepest_slope
+from .ranges import Range
+
+FOLDING_LIMIT = 0.9
+"""The steepest slope of an elastic displacement that is let through; space folds from 1."""
+PARTS = ("flip", "scaling", "axis_scaling", "shear", "rotation", "translation", "elastic")
+
+
+@dataclass(frozen=True)
+class SpatialSettings:
+    """The arguments of `RandSpatialDeformation`, parsed: one range for all axes, or one an axis.
+
+    Raises:
+        ValueError: a setting is impossible, whatever the image.
+    """
+
+    rotation: tuple[Range, ...]
+    scaling: Range
+    axis_scaling: tuple[Range, ...]
+    shear: tuple[Range, ...]
+    translation: tuple[Range, ...]
+    displacement: tuple[Range, ...]
+    flip_axes: tuple[int, ...]
+    control_points: int | tuple[int, ...]
+    control_spacing: float | tuple[float, ...] | None
+    output_size: tuple[int, ...] | None
+    random_center: bool
+    probabilities: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for part in PARTS:
+            ranges.probability(f"prob_{part}", self.probabilities[part])
+        if min(np.atleast_1d(self.control_points)) < 2:
+            raise ValueError(f"control_points is {self.control_points}; a grid needs at least 2 points along an axis.")
+        if self.control_spacing is not None and min(np.atleast_1d(self.control_spacing)) <= 0:
+            raise ValueError(f"control_spacing is {self.control_spacing}; it must be positive.")
+        if self.output_size is not None and min(self.output_size) < 1:
+            raise ValueError(f"output_size is {self.output_size}; every axis needs at least one voxel.")
+
+    def draw(self, size: Sequence[int], spacing: Sequence[float], random: np.random.RandomState) -> Deformation:
+        """A deformation of images of this size and spacing, each part drawn with its probability."""
+        n, spacing = len(size), np.array(spacing)
+        # content moves by: flip, scaling, shear, rotation, translation; sampling goes the other way
+        forward = np.diag([-1.0 if axis in self._flipped(n, random) else 1.0 for axis in range(n)])
+        if self._happens("scaling", random):
+            forward = forward * self.scaling.draw(random)
+        if self._happens("axis_scaling", random):
+            forward = np.diag(ranges.draw_axes("axis_scaling", self.axis_scaling, n, random)) @ forward
+        if self._happens("shear", random):
+            forward = affine.shear(ranges.draw_axes("shear", self.shear, n, random), n) @ forward
+        if self._happens("rotation", random):
+            angles = ranges.draw_axes("rotation", self.rotation, len(affine.PLANES[n]), random)
+            forward = affine.rotation(angles, n) @ forward
+        shift = np.zeros(n)
+        if self._happens("translation", random):
+            shift = ranges.draw_axes("translation", self.translation, n, random)
+        backward = np.linalg.inv(forward) * spacing / spacing[:, None]
+        deformation = self._placed(size, backward, shift / spacing, random if self.random_center else None)
+        if not self._happens("elastic", random):
+            return deformation
+        return replace(deformation, displacements=self._displacements(deformation.output_size, spacing, random))
+
+    def nothing(self, size: Sequence[int], spacing: Sequence[float]) -> Deformation:
+        """No deformation, but the output's size."""
+        return self._placed(size, np.eye(len(size)))
+
+    def _placed(
+        self,
+        size: Sequence[int],
+        linear: np.ndarray,
+        shift: np.ndarray | float = 0.0,
+        random: np.random.RandomState | None = None,
+    ) -> Deformation:
+        """An affine deformation: output to input voxels about the middle of the output.
+
+        Args:
+            linear: (n, n), output to input voxels.
+            shift: of the content, in voxels.
+            random: places the output anywhere in the image; None: in its middle, to a whole voxel.
+        """
+        output_size = self.output_size or tuple(size)
+        if len(output_size) != len(size):
+            raise ValueError(f"output_size is {output_size}, the image has {len(size)} spatial axes.")
+        room = np.array(size) - np.array(output_size)
+        starts = [random.randint(space + 1) if random and space > 0 else space // 2 for space in room]
+        half = (np.array(output_size) - 1) / 2
+        offset = np.array(starts) + half - shift - linear @ half
+        return Deformation(tuple(size), output_size, affine.homogeneous(linear, offset))
+
+    def _happens(self, part: str, random: np.random.RandomState) -> bool:
+        return random.rand() < self.probabilities[part]
+
+    def _flipped(self, n: int, random: np.random.RandomState) -> set[int]:
+        """The axes to mirror, each drawn for itself."""
+        if any(not -n <= axis < n for axis in self.flip_axes):
+            raise ValueError(f"flip_axes is {self.flip_axes}, the image has {n} spatial axes, 0 to {n - 1}.")
+        return {axis % n for axis in self.flip_axes if self._happens("flip", random)}
+
+    def _displacements(self, size: Sequence[int], spacing: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        """(*coefficients, n) in voxels: no steeper than lets space fold."""
+        n = len(size)
+        extent = np.maximum(np.array(size) - 1, 1) * spacing
+        points = self._points(extent)
+        std = ranges.draw_axes("displacement", self.displacement, n, random)
+        coefficients = interpolating_coefficients(random.standard_normal((*points, n)) * std)
+        slope = steepest_slope(coefficients, extent / (np.array(points) - 1))
+        return coefficients * min(1.0, FOLDING_LIMIT / max(slope, 1e-12)) / spacing
+
+    def _points(self, extent: np.ndarray) -> tuple[int, ...]:
+        """The number of grid points along each axis."""
+        if self.control_spacing is not None:
+            wanted = _one_an_axis("control_spacing", self.control_spacing, len(extent))
+            return tuple(int(max(1, round(length / step))) + 1 for length, step in zip(extent, wanted, strict=True))
+        return tuple(int(count) for count in _one_an_axis("control_points", self.control_points, len(extent)))
+
+
+def _one_an_axis(name: str, setting: float | Sequence[float], n: int) -> tuple[float, ...]:
+    """
+    Raises:
+        ValueError: there are several settings, but not one an axis.
+    """
+    if np.ndim(setting) == 0:
+        return (setting,) * n
+    if len(setting) != n:
+        raise ValueError(f"{name} is {tuple(setting)}, the image has {n} spatial axes; give one, or one an axis.")
+    return tuple(setting)
