@@ -13,7 +13,7 @@ PLANES = {1: (), 2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
 """Number of axes -> the planes of rotation: the plane in 2D; about the first, second and third axis in 3D."""
 
 
-def rotation(degrees: Sequence[float], n: int) -> np.ndarray:
+def rotation(degrees: np.ndarray, n: int) -> np.ndarray:
     """(n, n): rotations about each axis in turn, the first axis first; in each plane from its first axis to its second.
 
     Args:
@@ -28,7 +28,7 @@ def rotation(degrees: Sequence[float], n: int) -> np.ndarray:
     return matrix
 
 
-def shear(slopes: Sequence[float], n: int) -> np.ndarray:
+def shear(slopes: np.ndarray, n: int) -> np.ndarray:
     """(n, n): each axis moved by `slopes[axis]` times the place along the next axis (mm per mm)."""
     matrix = np.eye(n)
     for axis, slope in enumerate(slopes):

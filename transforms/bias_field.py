@@ -41,12 +41,12 @@ class BiasField(Change):
 
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
         """Row by row, so that the field never fills memory."""
-        low = extremes(values)[0]
+        zero = values.new_tensor(extremes(values)[0])
         rows, sums = self.field(values.shape, values)
         flat = values.view(len(values), -1)
         step = max(1, 65536 // flat.shape[1]) if values.device.type == "cpu" else len(flat)
         for part, row in zip(flat.split(step), rows.split(step), strict=True):
-            part.sub_(low).mul_(torch.mm(row, sums).exp_()).add_(low)
+            torch.lerp(zero, part, torch.mm(row, sums).exp_(), out=part)
 
 
 @lru_cache(maxsize=32)

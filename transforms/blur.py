@@ -31,14 +31,15 @@ class Blur(Change):
 
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
         """One banded product an axis; an axis where nothing would change is passed over."""
-        for axis, (sigma, step, length) in enumerate(zip(self.sigma, spacing, values.shape, strict=True)):
-            radius = int(TRUNCATE * sigma / step + 0.5)
-            if radius > 0 and length > 1:
-                multiply_banded_(values, convolution(length, sigma / step, radius), axis)
+        sigmas = (sigma / step for sigma, step in zip(self.sigma, spacing, strict=True))
+        multiply_banded_(values, [convolution(*each) for each in zip(values.shape, sigmas, strict=True)])
 
 
-def convolution(length: int, sigma: float, radius: int) -> np.ndarray:
-    """(length, length): convolution with a Gaussian of `sigma` voxels that ends at the radius; rows sum to one."""
+def convolution(length: int, sigma: float) -> np.ndarray | None:
+    """(length, length): convolution with a Gaussian of `sigma` voxels, rows sum to one; None if it changes nothing."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    if radius == 0 or length == 1:
+        return None
     reach = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (reach / sigma) ** 2)
     voxels = np.arange(length)[:, None]

@@ -14,6 +14,8 @@ from .ranges import Setting
 
 TINY = 1e-7
 """A range of values this small, compared with the values, is a constant image."""
+SMALLEST = 1e-18
+"""So is a range this small: its square is none of float32's numbers."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Gamma(Change):
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
         """A constant image stays."""
         low, high = extremes(values)
-        if high - low <= TINY * max(abs(high), abs(low)):
+        if high - low <= max(TINY * max(abs(high), abs(low)), SMALLEST):
             return
         mean, std = mean_and_std(values)
         start, sign = (high, -1.0) if self.inverted else (low, 1.0)
@@ -41,7 +43,7 @@ class Gamma(Change):
         curved_mean, curved_std = mean_and_std(values)
         scale = sign * std / curved_std
         for piece in pieces(values):
-            piece.sub_(curved_mean).mul_(scale).add_(mean)
+            piece.mul_(scale).add_(mean - scale * curved_mean)
 
 
 class RandGamma(RandIntensityChange):

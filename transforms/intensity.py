@@ -25,7 +25,7 @@ class Change(ABC):
     """A drawn change of intensities, with all its parameters."""
 
     pointwise: ClassVar[bool] = True
-    """Whether a voxel's new value depends on its place: if not, voxels may come as a flat list."""
+    """Whether a voxel's place does not matter to its new value: then voxels may come as a flat list."""
 
     @abstractmethod
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
@@ -55,7 +55,10 @@ def change_intensity(
         stream: of the first channel.
     """
     source = as_plain(image)
-    working = source.dtype if source.dtype == torch.float64 else torch.float32
+    # float32 has no room for the digits of long integers
+    working = torch.float32 if source.dtype == torch.float32 or source.dtype.itemsize < 4 else torch.float64
+    if background is not None and source.dtype.is_floating_point:
+        background = torch.tensor(background, dtype=source.dtype).item()  # as half precision has rounded it
     result = source.to(working, copy=True, memory_format=torch.contiguous_format)
     millimetres = spacing_of(image, spacing)
     for index, channel in enumerate(result if changes else ()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -34,18 +33,21 @@ class LowResolution(Change):
 
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
         """One banded product an axis."""
-        for axis, (factor, step, length) in enumerate(zip(self.factors, spacing, values.shape, strict=True)):
-            kept = max(1, round(length * factor))
-            if kept < length and not (self.keep_thick_axis and step >= THICK * min(spacing)):
-                multiply_banded_(values, degradation(length, kept), axis)
+        factors = [
+            1.0 if self.keep_thick_axis and step >= THICK * min(spacing) else factor
+            for factor, step in zip(self.factors, spacing, strict=True)
+        ]
+        multiply_banded_(values, [degradation(*each) for each in zip(values.shape, factors, strict=True)])
 
 
-@lru_cache(maxsize=64)
-def degradation(length: int, kept: int) -> np.ndarray:
-    """(length, length): averaging of `length` voxels into `kept`, then linear interpolation back.
+def degradation(length: int, factor: float) -> np.ndarray | None:
+    """(length, length): averaging into `factor` times as many voxels, then linear interpolation back.
 
-    Rows sum to one: a constant stays.
+    Rows sum to one, so that a constant stays. None if no voxel is saved.
     """
+    kept = max(1, round(length * factor))
+    if kept == length:
+        return None
     edges = np.linspace(0, length, kept + 1)
     voxels = np.arange(length)
     overlap = np.minimum(edges[1:, None], voxels + 1) - np.maximum(edges[:-1, None], voxels)

@@ -27,9 +27,10 @@ def mean_and_std(values: Tensor) -> tuple[float, float]:
     Source: Chan, Golub, LeVeque 1983, The American Statistician 37(3).
     """
     count, mean, squares = 0, 0.0, 0.0
+    memory = torch.empty_like(pieces(values)[0])
     for piece in pieces(values):
         size, own_mean = piece.numel(), piece.mean().item()
-        centred = piece - own_mean
+        centred = torch.sub(piece, own_mean, out=memory[:size])
         own_squares = torch.dot(centred, centred).item()
         gap, total = own_mean - mean, count + size
         squares += own_squares + gap * gap * count * size / total

@@ -36,8 +36,9 @@ class Noise(Change):
         std = self.std * mean_and_std(values)[1]
         zero = extremes(values)[0] if self.rician else 0.0
         generator = torch.Generator(values.device).manual_seed((self.seed + stream) % 2**63)
+        memory = torch.empty_like(pieces(values)[0])
         for piece in pieces(values):
-            noise = torch.empty_like(piece).normal_(generator=generator)
+            noise = memory[: len(piece)].normal_(generator=generator)
             if not self.rician:
                 piece.add_(noise, alpha=std)
                 continue

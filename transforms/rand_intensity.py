@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
 
 from . import ranges
 from .blur import RandBlur
@@ -83,7 +87,7 @@ class RandIntensity(RandIntensityChange):
             ranges.probability(f"probability of {type(part).__name__}", chance)
             part.R = self.R
 
-    def set_random_state(self, seed=None, state=None) -> RandIntensity:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandIntensity:
         """Seed all parts: they draw from one state."""
         super().set_random_state(seed, state)
         for _, part in self.parts:
@@ -99,3 +103,8 @@ class RandIntensityd(RandIntensityChanged):
     """`RandIntensity` for the images of a dictionary."""
 
     array = RandIntensity
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 1.0, allow_missing_keys: bool = False, **arguments: Any
+    ) -> None:
+        super().__init__(keys, prob, allow_missing_keys, **arguments)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -31,44 +32,43 @@ class Range:
 
 def symmetric(name: str, setting: Setting) -> Range:
     """A value v means -v to v."""
-    low, high = setting if _is_pair(setting) else (-abs(setting), abs(setting))
-    return Range(*_ordered(name, low, high))
+    return Range(*_bounds(name, setting if isinstance(setting, Sequence) else (-abs(setting), abs(setting))))
 
 
 def non_negative(name: str, setting: Setting) -> Range:
     """A value means itself: a standard deviation, a length."""
-    low, high = setting if _is_pair(setting) else (setting, setting)
+    low, high = _bounds(name, setting if isinstance(setting, Sequence) else (setting, setting))
     if low < 0:
         raise ValueError(f"{name} is {setting}; it must not be negative.")
-    return Range(*_ordered(name, low, high))
+    return Range(low, high)
 
 
 def factor(name: str, setting: Setting) -> Range:
     """A value v means 1/v to v; drawn in the logarithm, so that halving is as likely as doubling."""
-    low, high = setting if _is_pair(setting) else (setting, setting)
+    low, high = _bounds(name, setting if isinstance(setting, Sequence) else (setting, setting))
     if low <= 0:
         raise ValueError(f"{name} is {setting}; factors must be positive.")
-    if not _is_pair(setting):
+    if not isinstance(setting, Sequence):
         low, high = min(low, 1 / low), max(low, 1 / low)
-    return Range(*_ordered(name, low, high), logarithmic=True)
+    return Range(low, high, logarithmic=True)
 
 
 def fraction(name: str, setting: Setting) -> Range:
     """A value means itself; above 0, at most 1."""
-    low, high = setting if _is_pair(setting) else (setting, setting)
+    low, high = _bounds(name, setting if isinstance(setting, Sequence) else (setting, setting))
     if not 0 < low <= high <= 1:
         raise ValueError(f"{name} is {setting}; it must lie above 0 and not above 1.")
-    return Range(float(low), float(high))
+    return Range(low, high)
 
 
-def an_axis(kind, name: str, setting: AxisSetting) -> tuple[Range, ...]:
+def an_axis(kind: Callable[[str, Setting], Range], name: str, setting: AxisSetting) -> tuple[Range, ...]:
     """One range for all axes, or one for each: `kind` is one of the functions above.
 
     Three numbers, or a list that holds a list, are one setting an axis; two bare numbers are a range.
     """
     if isinstance(setting, Sequence) and (len(setting) > 2 or any(isinstance(each, Sequence) for each in setting)):
         return tuple(kind(f"{name}[{axis}]", each) for axis, each in enumerate(setting))
-    return (kind(name, setting),)
+    return (kind(name, cast(Setting, setting)),)
 
 
 def draw_axes(name: str, ranges: tuple[Range, ...], count: int, random: np.random.RandomState) -> np.ndarray:
@@ -85,15 +85,10 @@ def probability(name: str, value: float) -> float:
     return float(value)
 
 
-def _is_pair(setting: Setting) -> bool:
-    if not isinstance(setting, Sequence):
-        return False
-    if len(setting) != 2:
-        raise ValueError(f"{tuple(setting)} is neither a value nor a range of two numbers.")
-    return True
-
-
-def _ordered(name: str, low: float, high: float) -> tuple[float, float]:
+def _bounds(name: str, pair: Sequence[float]) -> tuple[float, float]:
+    if len(pair) != 2:
+        raise ValueError(f"{name} is {tuple(pair)}; it must be a value, or a range of two numbers.")
+    low, high = float(pair[0]), float(pair[1])
     if not low <= high or not math.isfinite(low) or not math.isfinite(high):
-        raise ValueError(f"{name} is {(low, high)}; it must be two finite numbers, the smaller first.")
-    return float(low), float(high)
+        raise ValueError(f"{name} is {tuple(pair)}; it must be two finite numbers, the smaller first.")
+    return low, high

@@ -140,9 +140,9 @@ class RandSpatialDeformation(RandomizableTransform, InvertibleTransform):
         Args:
             randomize: False applies the last draw again.
         """
-        if randomize or self.deformation is None:
+        if randomize:
             self.randomize(img)
-        return _deform_all([img], [self.sampling], self.deformation, self)[0]
+        return _deform_all([img], [self.sampling], self.last_draw(), self)[0]
 
     def randomize(self, data: Any) -> None:
         """Draw for an image (C, *spatial): `deformation` holds the draw."""
@@ -160,6 +160,16 @@ class RandSpatialDeformation(RandomizableTransform, InvertibleTransform):
             spacing: mm of a voxel along each axis; None: lengths are voxels.
         """
         return self.settings.draw(size, spacing or (1.0,) * len(size), self.R)
+
+    def last_draw(self) -> Deformation:
+        """What the last image was deformed by.
+
+        Raises:
+            ValueError: there was none yet.
+        """
+        if self.deformation is None:
+            raise ValueError("nothing has been drawn yet; call the transform once with randomize=True.")
+        return self.deformation
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Undo the deformation that a `MetaTensor` remembers; exact for flips, else one interpolation.
@@ -226,7 +236,7 @@ class RandSpatialDeformationd(MapTransform, RandomizableTransform, InvertibleTra
         keys = list(self.key_iterator(data))
         if not keys:
             return dict(data)
-        if randomize or self.deformation is None:
+        if randomize:
             self.transform.randomize(data[keys[0]])
         self._do_transform = self.transform._do_transform
         images = [data[key] for key in keys]
@@ -237,7 +247,7 @@ class RandSpatialDeformationd(MapTransform, RandomizableTransform, InvertibleTra
                     "images deformed alike need one size."
                 )
         samplings = [self.samplings[key] for key in keys]
-        deformed = _deform_all(images, samplings, self.deformation, self)
+        deformed = _deform_all(images, samplings, self.transform.last_draw(), self)
         return {**data, **dict(zip(keys, deformed, strict=True))}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -31,8 +31,8 @@ class SpatialSettings:
     translation: tuple[Range, ...]
     displacement: tuple[Range, ...]
     flip_axes: tuple[int, ...]
-    control_points: int | tuple[int, ...]
-    control_spacing: float | tuple[float, ...] | None
+    control_points: int | Sequence[int]
+    control_spacing: float | Sequence[float] | None
     output_size: tuple[int, ...] | None
     random_center: bool
     probabilities: Mapping[str, float]
@@ -47,9 +47,9 @@ class SpatialSettings:
         if self.output_size is not None and min(self.output_size) < 1:
             raise ValueError(f"output_size is {self.output_size}; every axis needs at least one voxel.")
 
-    def draw(self, size: Sequence[int], spacing: Sequence[float], random: np.random.RandomState) -> Deformation:
-        """A deformation of images of this size and spacing, each part drawn with its probability."""
-        n, spacing = len(size), np.array(spacing)
+    def draw(self, size: Sequence[int], millimetres: Sequence[float], random: np.random.RandomState) -> Deformation:
+        """A deformation of images of this size and spacing (mm), each part drawn with its probability."""
+        n, spacing = len(size), np.array(millimetres)
         # content moves by: flip, scaling, shear, rotation, translation; sampling goes the other way
         forward = np.diag([-1.0 if axis in self._flipped(n, random) else 1.0 for axis in range(n)])
         if self._happens("scaling", random):
@@ -129,7 +129,7 @@ def _one_an_axis(name: str, setting: float | Sequence[float], n: int) -> tuple[f
     Raises:
         ValueError: there are several settings, but not one an axis.
     """
-    if np.ndim(setting) == 0:
+    if not isinstance(setting, Sequence):
         return (setting,) * n
     if len(setting) != n:
         raise ValueError(f"{name} is {tuple(setting)}, the image has {n} spatial axes; give one, or one an axis.")

@@ -283,6 +283,12 @@ def test_a_draw_can_be_kept_and_replayed_on_other_arrays(size):
     assert set(deform(data["label"], kept, mode="nearest").unique().tolist()) <= {0, 1, 2}
 
 
+def test_there_is_nothing_to_repeat_before_the_first_draw():
+    for transform, data in ((array(), torch.rand(1, 9, 9)), (dictionary(), study((9, 9)))):
+        with pytest.raises(ValueError, match="nothing has been drawn yet; call the transform once with randomize=True"):
+            transform(data, randomize=False)
+
+
 def test_a_dictionary_can_repeat_its_draw():
     transform, data = dictionary(), study((12, 9))
     first = transform(data)
@@ -353,7 +359,7 @@ def test_a_crop_is_inverted_to_the_size_it_came_from():
 def test_an_elastic_deformation_is_not_inverted_silently():
     transform = array()
     moved = transform(MetaTensor(torch.rand(1, 9, 9)))
-    with pytest.raises(ValueError, match="elastic deformation can not be inverted; .* prob_elastic=0"):
+    with pytest.raises(ValueError, match=r"elastic deformation can not be inverted; .* prob_elastic=0"):
         transform.inverse(moved)
 
 
