@@ -41,9 +41,9 @@ class Batched(Randomizable, Transform):
             batch: (B, C, *spatial), or a dictionary that holds such tensors. Of a `MetaTensor` the affines, one a
                 sample, are used and moved along; other metadata is dropped.
         Returns:
-            The same, new tensors; what is not a tensor, and what the transform leaves alone, stays.
+            The same with new tensors, and what the transform has added; what it leaves alone stays.
         Raises:
-            ValueError: the tensors hold different numbers of samples.
+            ValueError: there is no tensor, or the tensors hold different numbers of samples.
         """
         if isinstance(batch, Mapping):
             return self._dictionary(batch)
@@ -52,15 +52,17 @@ class Batched(Randomizable, Transform):
     def _dictionary(self, batch: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim > 2}
         counts = {key: len(value) for key, value in tensors.items()}
+        if not tensors:
+            raise ValueError(f"no (B, C, *spatial) tensor among the keys {list(batch)}; make arrays tensors first.")
         if len(set(counts.values())) > 1:
             raise ValueError(f"the tensors hold different numbers of samples: {counts}.")
         samples = zip(*(_samples(value) for value in tensors.values()), strict=True)
         inputs = [dict(zip(tensors, sample, strict=True)) for sample in samples]
         outputs = [self.transform(sample) for sample in inputs]
         changed = {
-            key: _stacked([output[key] for output in outputs], batch[key])
-            for key in tensors
-            if any(output[key] is not given[key] for output, given in zip(outputs, inputs, strict=True))
+            key: _stacked([output[key] for output in outputs], batch.get(key))
+            for key in outputs[0]
+            if any(output[key] is not given.get(key) for output, given in zip(outputs, inputs, strict=True))
         }
         return {**batch, **changed}
 
@@ -73,7 +75,10 @@ def _samples(batch: Tensor) -> list[Tensor]:
     return [MetaTensor(sample, affine=affine) for sample, affine in zip(batch.as_tensor(), affines, strict=True)]
 
 
-def _stacked(samples: list[Any], batch: Tensor) -> Tensor:
+def _stacked(samples: list[Any], batch: Any) -> Any:
+    """Tensors as one batch, with their affines if the batch they came from has affines; else the list."""
+    if not isinstance(samples[0], Tensor):
+        return samples
     if not isinstance(batch, MetaTensor):
         return torch.stack(samples)
     stacked = MetaTensor(torch.stack([sample.as_tensor() for sample in samples]))

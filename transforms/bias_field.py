@@ -18,7 +18,7 @@ from .moments import extremes
 from .ranges import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BiasField(Change):
     """Multiply by exp of a polynomial in the place, above the channel's lowest value.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import bspline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Deformation:
     """A drawn map from output to input voxels; it can be kept, applied to any array of its size, and replayed.
 

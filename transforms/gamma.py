@@ -25,10 +25,16 @@ class Gamma(Change):
     Args:
         exponent: positive; below 1 brightens the middle.
         inverted: act on the negative image.
+    Raises:
+        ValueError: the exponent is not positive.
     """
 
     exponent: float
     inverted: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.exponent > 0:
+            raise ValueError(f"exponent is {self.exponent}; it must be positive.")
 
     def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
         """A constant image stays."""

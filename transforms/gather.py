@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -125,11 +126,16 @@ class _Memory:
         self.axes_whole = self.whole.unbind()
         self.corners = values.new_empty((min(corners, 8), self.voxels))
         self.rows = self.corners.unbind()
-        self.halvings, rest = [], self.corners
+
+    @cached_property
+    def halvings(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What linear interpolation joins along each axis in turn, from all 2^n corners to one value a voxel."""
+        steps, rest = [], self.corners
         for fraction in self.axes_fractions:
-            rest = rest.unflatten(0, (2, -1)) if len(rest) > 1 else rest.expand(2, *rest.shape)
-            self.halvings.append((rest[0].squeeze(0), rest[1].squeeze(0), fraction))
-            rest = rest[0]
+            first, second = rest.chunk(2)
+            steps.append((first.squeeze(0), second.squeeze(0), fraction))
+            rest = first
+        return steps
 
 
 def _covered(coordinates: Tensor, places: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class RandHistogramShift(RandIntensityChange):
 
     Args:
         control_points: number of bends, a value or a (low, high) range.
-        strength: how far bends are moved, in 0 to below 1, of the way to their neighbours.
+        strength: how far bends are moved, as a part of half the way to their neighbours, in 0 to below 1.
         prob, channel_wise, background, spacing: see `RandIntensityChange`.
 
     Raises:

@@ -86,7 +86,7 @@ class RandIntensityChange(RandomizableTransform, ABC):
     ) -> None:
         super().__init__(ranges.probability("prob", prob))
         self.channel_wise, self.background, self.spacing = channel_wise, background, spacing
-        self.changes: list[list[Change]] = []
+        self.changes: list[list[Change]] | None = None
 
     @abstractmethod
     def draw(self, spatial_dims: int) -> list[Change]:
@@ -108,6 +108,8 @@ class RandIntensityChange(RandomizableTransform, ABC):
         """
         if randomize:
             self.randomize(img)
+        if self.changes is None:
+            raise ValueError("nothing has been drawn yet; call the transform once with randomize=True.")
         return change_intensity(img, self.changes, self.background, self.spacing, stream)
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 
 def as_plain(image: Any) -> Tensor:
-    """The image's values as a tensor that shares its memory, without metadata or gradient."""
+    """The image's values as a tensor without metadata or gradient; it shares the image's memory if torch can."""
     if isinstance(image, MetaTensor):
         return image.as_tensor().detach()
+    if isinstance(image, np.ndarray):
+        return torch.from_numpy(_readable(image))
     return torch.as_tensor(image).detach()
 
 
@@ -27,13 +29,18 @@ def as_kind_of(values: Tensor, image: Any) -> Any:
 
 
 def in_type(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values in a type: whole numbers are rounded and kept in its range."""
-    if dtype.is_floating_point or values.dtype == dtype:
-        return values.to(dtype)
+    """The values in a type, kept in its range; whole numbers are rounded."""
+    if values.dtype == dtype:
+        return values
+    if dtype.is_floating_point:
+        largest = torch.finfo(dtype).max
+        return (values.clamp(-largest, largest) if dtype.itemsize < values.dtype.itemsize else values).to(dtype)
     if dtype == torch.bool:
         return values >= 0.5
     limits = torch.iinfo(dtype)
-    return values.round().clamp(limits.min, limits.max).to(dtype)
+    # floating point would round 2**63 - 1 up, out of the range: the last of its numbers that has 53 digits
+    highest = limits.max - (limits.max >> 53)
+    return values.round().clamp(float(limits.min), float(highest)).to(dtype)
 
 
 def check_channel_first(image: Tensor) -> None:
@@ -46,3 +53,10 @@ def check_channel_first(image: Tensor) -> None:
             f"the image has shape {tuple(image.shape)}; it must be (C, H, W) or (C, D, H, W): add a channel axis with "
             "EnsureChannelFirst, or wrap the transform in Batched for a batch."
         )
+
+
+def _readable(array: np.ndarray) -> np.ndarray:
+    """The array as torch takes it, copied if its bytes are swapped, it is read-only or it runs backwards."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    backwards = any(stride < 0 for stride in array.strides)
+    return array.copy() if backwards or not array.flags.writeable else array

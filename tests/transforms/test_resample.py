@@ -62,6 +62,19 @@ def test_cubic_is_scipys_third_order_spline(size):
     np.testing.assert_allclose(found[0], expected, atol=5e-5)
 
 
+@pytest.mark.parametrize("padding_mode", PADDING)
+@pytest.mark.parametrize("size", [(14, 9), (9, 8, 7)])
+def test_the_accelerators_way_gives_what_the_processors_gives(size, padding_mode, monkeypatch):
+    pair, deformation = [torch.rand(2, *size), torch.rand(1, *size)], drawn(size)
+    samplings = [Sampling("linear", padding_mode), Sampling("nearest", padding_mode)]
+    found = []
+    for suits in (True, False):
+        monkeypatch.setattr(resample, "_suits_grid_sample", lambda image, sampling, suits=suits: suits)
+        found.append(resample.resample(pair, samplings, deformation))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=2e-5)
+    assert (found[0][1] != found[1][1]).float().mean() < 0.01  # ties
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("size", [(30, 17), (13, 16, 11)])
 def test_blocks_do_not_show(size, mode, monkeypatch):
