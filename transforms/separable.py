@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Block = tuple[slice, slice, Tensor]
+
 ROWS = 16
 """Rows of a banded matrix that are multiplied together."""
 TILE = 1 << 18
-"""Voxels that are worked on together: few enough for a processor's cache."""
+"""Voxels that are worked on together, along all axes but the first: few enough for a processor's cache."""
 
 
 def multiply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
@@ -31,36 +33,46 @@ def multiply_banded_(image: Tensor, matrices: Sequence[np.ndarray | None]) -> No
         matrices: (n, n) for an axis of length n, or None for an axis to leave; what is zero outside a band around the
             diagonal is passed over.
     """
-    given, spare = image, torch.empty_like(image)
-    for axis, matrix in enumerate(matrices):
-        if matrix is not None:
-            _multiply(given, matrix, axis, spare)
-            given, spare = spare, given
-    if given is not image:
-        image.copy_(given)
+    first, *others = (None if matrix is None else _blocks(matrix, image) for matrix in matrices)
+    whole = image.device.type != "cpu"
+    tiles = image.split(len(image) if whole else max(1, TILE // image[0].numel()))
+    memory = torch.empty_like(tiles[0])
+    for tile in tiles:
+        given, spare = tile, memory[: len(tile)]
+        for axis, blocks in reversed(list(enumerate(others, start=1))):
+            if blocks:
+                lines = (-1, image.shape[axis], tile[(0,) * (axis + 1)].numel())
+                _multiply(given.view(lines), blocks, spare.view(lines))
+                given, spare = spare, given
+        if given is not tile:
+            tile.copy_(given)
+    if first:
+        lines = image.view(1, len(image), -1)
+        columns = lines.split(lines.shape[2] if whole else max(1, 2 * TILE // len(image)), dim=2)
+        memory = lines.new_empty(columns[0].shape)
+        for tile in columns:
+            product = memory[..., : tile.shape[2]]
+            _multiply(tile, first, product)
+            tile.copy_(product)
 
 
-def _multiply(image: Tensor, matrix: np.ndarray, axis: int, result: Tensor) -> None:
-    """The matrix along one axis, tile by tile."""
-    inner = image[(0,) * (axis + 1)].numel()
-    blocks = [(rows, band, torch.from_numpy(matrix[rows, band]).to(image)) for rows, band in _bands(matrix)]
-    source, target = (each.view(-1, len(matrix), inner) for each in (image, result))
-    step = max(1, TILE // (len(matrix) * inner)) if image.device.type == "cpu" else len(source)
-    for given, product in zip(source.split(step), target.split(step), strict=True):
-        for rows, band, block in blocks:
-            if inner == 1:
-                torch.mm(given[:, band, 0], block.T, out=product[:, rows, 0])
-            elif len(given) == 1:
-                torch.mm(block, given[0, band], out=product[0, rows])
-            else:
-                product[:, rows] = torch.bmm(block.expand(len(given), -1, -1), given[:, band])
+def _multiply(lines: Tensor, blocks: Sequence[Block], product: Tensor) -> None:
+    """The matrix along the middle axis of (outer, n, inner)."""
+    for rows, band, block in blocks:
+        if lines.shape[2] == 1:
+            torch.mm(lines[:, band, 0], block.T, out=product[:, rows, 0])
+        elif len(lines) == 1:
+            torch.mm(block, lines[0, band], out=product[0, rows])
+        else:
+            product[:, rows] = torch.bmm(block.expand(len(lines), -1, -1), lines[:, band])
 
 
-def _bands(matrix: np.ndarray) -> list[tuple[slice, slice]]:
-    """Groups of rows, and the columns in which these are not zero."""
-    bands = []
+def _blocks(matrix: np.ndarray, like: Tensor) -> list[Block]:
+    """Groups of rows, the columns in which these are not zero, and the matrix there."""
+    blocks = []
     for top in range(0, len(matrix), ROWS):
         rows = slice(top, min(top + ROWS, len(matrix)))
         used = np.flatnonzero(matrix[rows].any(axis=0))
-        bands.append((rows, slice(int(used[0]), int(used[-1]) + 1)))
-    return bands
+        band = slice(int(used[0]), int(used[-1]) + 1)
+        blocks.append((rows, band, torch.from_numpy(matrix[rows, band]).to(like)))
+    return blocks
