@@ -8,7 +8,7 @@ from .deformation import Deformation
 from .elastic import RandElasticDeformation, RandElasticDeformationd
 from .gamma import Gamma, RandGamma, RandGammad
 from .histogram_shift import HistogramShift, RandHistogramShift, RandHistogramShiftd
-from .intensity import Change, change_intensity
+from .intensity import Change, PointwiseChange, SpatialChange, change_intensity
 from .low_resolution import LowResolution, RandSimulateLowResolution, RandSimulateLowResolutiond
 from .noise import Noise, RandNoise, RandNoised
 from .rand_intensity import RandIntensity, RandIntensityd
@@ -25,6 +25,7 @@ __all__ = [
     "HistogramShift",
     "LowResolution",
     "Noise",
+    "PointwiseChange",
     "RandBiasField",
     "RandBiasFieldd",
     "RandBlur",
@@ -45,6 +46,7 @@ __all__ = [
     "RandSimulateLowResolutiond",
     "RandSpatialDeformation",
     "RandSpatialDeformationd",
+    "SpatialChange",
     "change_intensity",
     "deform",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,13 +12,13 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
-from .moments import extremes
+from .channel import PIECE
+from .intensity import Change, RandIntensityChange, RandIntensityChanged, SpatialChange
 from .ranges import Setting
 
 
 @dataclass(frozen=True, eq=False)
-class BiasField(Change):
+class BiasField(SpatialChange):
     """Multiply by exp of a polynomial in the place, above the channel's lowest value.
 
     A coil scales the signal, whose zero is the lowest value of a magnitude image, wherever normalisation has put it.
@@ -29,7 +28,6 @@ class BiasField(Change):
     """
 
     coefficients: np.ndarray
-    pointwise: ClassVar[bool] = False
 
     def field(self, size: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
         """Two factors whose product is the field's logarithm: (axis 0, k) and (k, other axes)."""
@@ -39,12 +37,12 @@ class BiasField(Change):
             sums = np.moveaxis(np.tensordot(sums, polynomials, axes=([axis], [1])), -1, axis)
         return torch.from_numpy(first).to(like), torch.from_numpy(sums.reshape(len(sums), -1)).to(like)
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply_(self, values: Tensor, spacing: Sequence[float]) -> None:
         """Row by row, so that the field never fills memory."""
-        zero = values.new_tensor(extremes(values)[0])
+        zero = values.min()
         rows, sums = self.field(values.shape, values)
         flat = values.view(len(values), -1)
-        step = max(1, 65536 // flat.shape[1]) if values.device.type == "cpu" else len(flat)
+        step = max(1, PIECE // flat.shape[1]) if values.device.type == "cpu" else len(flat)
         for part, row in zip(flat.split(step), rows.split(step), strict=True):
             torch.lerp(zero, part, torch.mm(row, sums).exp_(), out=part)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
+from .intensity import Change, RandIntensityChange, RandIntensityChanged, SpatialChange
 from .ranges import AxisSetting
 from .separable import multiply_banded_
 
@@ -19,7 +18,7 @@ TRUNCATE = 4.0
 
 
 @dataclass(frozen=True)
-class Blur(Change):
+class Blur(SpatialChange):
     """Convolve with a Gaussian, mirrored at the border (scipy's "reflect").
 
     Args:
@@ -27,9 +26,8 @@ class Blur(Change):
     """
 
     sigma: tuple[float, ...]
-    pointwise: ClassVar[bool] = False
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply_(self, values: Tensor, spacing: Sequence[float]) -> None:
         """One banded product an axis; an axis where nothing would change is passed over."""
         sigmas = (sigma / step for sigma, step in zip(self.sigma, spacing, strict=True))
         multiply_banded_(values, [convolution(*each) for each in zip(values.shape, sigmas, strict=True)])

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
-from .moments import extremes, mean_and_std, pieces
+from .channel import Channel
+from .intensity import Change, PointwiseChange, RandIntensityChange, RandIntensityChanged
 from .ranges import Setting
 
 
 @dataclass(frozen=True)
-class BrightnessContrast(Change):
+class BrightnessContrast(PointwiseChange):
     """Multiply all values, shift them, then spread them about their mean.
 
     Args:
@@ -29,17 +27,18 @@ class BrightnessContrast(Change):
     contrast: float = 1.0
     preserve_range: bool = True
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply(self, channel: Channel, stream: int) -> None:
         """All three are one affine map, and its bounds are known from the values before."""
-        mean, std = mean_and_std(values)
-        step = self.shift * std
-        mean, low, high = (self.brightness * value + step for value in (mean, *extremes(values)))
+        before = channel.moments()
+        step = self.shift * before.std
+        mean, low, high = (self.brightness * value + step for value in (before.mean, before.low, before.high))
         scale = self.brightness * self.contrast
         offset = (step - mean) * self.contrast + mean
-        for piece in pieces(values):
-            piece.mul_(scale).add_(offset)
-            if self.preserve_range and self.contrast > 1:
-                piece.clamp_(low, high)
+        if self.preserve_range and self.contrast > 1:
+            channel.then(lambda piece: piece.mul_(scale).add_(offset).clamp_(low, high), (low, high))
+        else:
+            ends = sorted((before.low * scale + offset, before.high * scale + offset))
+            channel.then(lambda piece: piece.mul_(scale).add_(offset), (ends[0], ends[1]))
 
 
 class RandBrightnessContrast(RandIntensityChange):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
-from .moments import extremes, mean_and_std, pieces
+from .channel import Channel
+from .intensity import Change, PointwiseChange, RandIntensityChange, RandIntensityChanged
 from .ranges import Setting
 
 TINY = 1e-7
@@ -19,7 +17,7 @@ SMALLEST = 1e-18
 
 
 @dataclass(frozen=True)
-class Gamma(Change):
+class Gamma(PointwiseChange):
     """Scale the values to 0 to 1, raise them to the exponent, and give them back their mean and standard deviation.
 
     Args:
@@ -36,20 +34,22 @@ class Gamma(Change):
         if not self.exponent > 0:
             raise ValueError(f"exponent is {self.exponent}; it must be positive.")
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply(self, channel: Channel, stream: int) -> None:
         """A constant image stays."""
-        low, high = extremes(values)
-        if high - low <= max(TINY * max(abs(high), abs(low)), SMALLEST):
+        low, high = channel.bounds()
+        width = high - low
+        if width <= max(TINY * max(abs(high), abs(low)), SMALLEST):
             return
-        mean, std = mean_and_std(values)
+        before = channel.moments_in_passing()
         start, sign = (high, -1.0) if self.inverted else (low, 1.0)
-        for piece in pieces(values):
-            # x^g as 2^(g log2 x): a third of the cost of pow; 0 stays 0
-            piece.sub_(start).mul_(sign / (high - low)).clamp_(0, 1).log2_().mul_(self.exponent).exp2_()
-        curved_mean, curved_std = mean_and_std(values)
-        scale = sign * std / curved_std
-        for piece in pieces(values):
-            piece.mul_(scale).add_(mean - scale * curved_mean)
+        # x^g as 2^(g log2 x): a third of the cost of pow; 0 stays 0
+        channel.then(
+            lambda piece: piece.sub_(start).mul_(sign / width).clamp_(0, 1).log2_().mul_(self.exponent).exp2_()
+        )
+        after = channel.moments()
+        scale = sign * before.std / after.std
+        offset = before.mean - scale * after.mean
+        channel.then(lambda piece: piece.mul_(scale).add_(offset))
 
 
 class RandGamma(RandIntensityChange):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
-from .moments import extremes, pieces
+from .channel import Channel
+from .intensity import Change, PointwiseChange, RandIntensityChange, RandIntensityChanged
 
 
 @dataclass(frozen=True)
-class HistogramShift(Change):
+class HistogramShift(PointwiseChange):
     """Map the range of values onto itself by a piecewise linear curve.
 
     Args:
@@ -24,20 +24,23 @@ class HistogramShift(Change):
 
     heights: tuple[float, ...]
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply(self, channel: Channel, stream: int) -> None:
         """As a sum of ramps, one a bend: cheaper than looking up each voxel's interval."""
-        low, high = extremes(values)
+        low, high = channel.bounds()
         if high <= low:
             return
         slopes = np.diff(self.heights) * (len(self.heights) - 1)
-        bends = np.diff(slopes, prepend=0.0)
-        starts = low + (high - low) * np.linspace(0, 1, len(self.heights))[:-1]
-        for piece in pieces(values):
-            curve, ramp = torch.full_like(piece, low), torch.empty_like(piece)
-            for bend, start in zip(bends, starts, strict=True):
-                torch.clamp(piece, min=float(start), out=ramp)
-                curve.add_(ramp.sub_(float(start)), alpha=float(bend))
+        bends = np.diff(slopes, prepend=0.0).tolist()
+        starts = (low + (high - low) * np.linspace(0, 1, len(self.heights))[:-1]).tolist()
+        memory = torch.empty_like(channel.pieces[0])
+
+        def bend(piece: Tensor) -> None:
+            curve, ramp = torch.full_like(piece, low), memory[: len(piece)]
+            for change, start in zip(bends, starts, strict=True):
+                curve.add_(torch.clamp(piece, min=start, out=ramp).sub_(start), alpha=change)
             piece.copy_(curve)
+
+        channel.then(bend, (low, high))
 
 
 class RandHistogramShift(RandIntensityChange):

@@ -18,24 +18,36 @@ from torch import Tensor
 
 from . import ranges
 from .affine import spacing_of
+from .channel import Channel
 from .tensors import as_kind_of, as_plain, check_channel_first, in_type
 
 
-class Change(ABC):
-    """A drawn change of intensities, with all its parameters."""
-
-    pointwise: ClassVar[bool] = True
-    """Whether a voxel's place does not matter to its new value: then voxels may come as a flat list."""
+class PointwiseChange(ABC):
+    """A drawn change of every value by itself, with all its parameters."""
 
     @abstractmethod
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply(self, channel: Channel, stream: int) -> None:
+        """Add the steps of the change to a channel.
+
+        Args:
+            stream: number of the channel, for changes that draw a number a voxel.
+        """
+
+
+class SpatialChange(ABC):
+    """A drawn change that looks at a voxel's place or neighbours, with all its parameters."""
+
+    @abstractmethod
+    def apply_(self, values: Tensor, spacing: Sequence[float]) -> None:
         """Change the values of one channel in place.
 
         Args:
-            values: contiguous float32 or float64, (*spatial), or (voxels,) if pointwise; not empty.
+            values: (*spatial), contiguous float32 or float64.
             spacing: mm of a voxel along each axis.
-            stream: number of the channel, for changes that draw a value a voxel.
         """
+
+
+Change = PointwiseChange | SpatialChange
 
 
 def change_intensity(
@@ -50,7 +62,7 @@ def change_intensity(
     Args:
         image: (C, *spatial); integers are rounded and kept in the range of their type.
         changes: for each channel in turn, those to apply one after the other; started over when channels are left.
-        background: voxels of exactly this value keep it and do not count in the statistics of pointwise changes.
+        background: voxels of exactly this value keep it, and do not count in the statistics of pointwise changes.
         spacing: mm of a voxel along each axis; None: the image's, else 1.
         stream: of the first channel.
     """
@@ -61,9 +73,8 @@ def change_intensity(
         background = torch.tensor(background, dtype=source.dtype).item()  # as half precision has rounded it
     result = source.to(working, copy=True, memory_format=torch.contiguous_format)
     millimetres = spacing_of(image, spacing)
-    for index, channel in enumerate(result if changes else ()):
-        for change in changes[index % len(changes)]:
-            _change_channel(channel, change, background, millimetres, stream + index)
+    for index, values in enumerate(result if changes else ()):
+        _change_channel(values, changes[index % len(changes)], background, millimetres, stream + index)
     return as_kind_of(in_type(result, source.dtype), image)
 
 
@@ -154,17 +165,31 @@ class RandIntensityChanged(MapTransform, RandomizableTransform):
 
 
 def _change_channel(
-    channel: Tensor, change: Change, background: float | None, spacing: Sequence[float], stream: int
+    values: Tensor, changes: Sequence[Change], background: float | None, spacing: Sequence[float], stream: int
 ) -> None:
-    if background is None:
-        change.apply_(channel, spacing, stream)
+    """Pointwise changes that follow one another share their passes over the values."""
+    outside = None if background is None else values == background
+    waiting: list[PointwiseChange] = []
+    for change in changes:
+        if isinstance(change, PointwiseChange):
+            waiting.append(change)
+            continue
+        _change_values(values, outside, waiting, stream)
+        waiting = []
+        change.apply_(values, spacing)
+        if outside is not None and background is not None:
+            values.masked_fill_(outside, background)
+    _change_values(values, outside, waiting, stream)
+
+
+def _change_values(values: Tensor, outside: Tensor | None, changes: Sequence[PointwiseChange], stream: int) -> None:
+    """All values, or those that are not outside, changed in place."""
+    chosen = values if outside is None else values[~outside]
+    if not changes or not chosen.numel():
         return
-    outside = channel == background
-    if not change.pointwise:
-        change.apply_(channel, spacing, stream)
-        channel[outside] = background
-        return
-    values = channel[~outside]
-    if values.numel():
-        change.apply_(values, spacing, stream)
-        channel[~outside] = values
+    channel = Channel(chosen)
+    for change in changes:
+        change.apply(channel, stream)
+    channel.finish()
+    if outside is not None:
+        values[~outside] = chosen

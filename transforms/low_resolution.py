@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
+from .intensity import Change, RandIntensityChange, RandIntensityChanged, SpatialChange
 from .ranges import AxisSetting
 from .separable import multiply_banded_
 
@@ -19,7 +18,7 @@ THICK = 3.0
 
 
 @dataclass(frozen=True)
-class LowResolution(Change):
+class LowResolution(SpatialChange):
     """Average the voxels into fewer, longer ones along each axis, and interpolate these linearly.
 
     Args:
@@ -29,9 +28,8 @@ class LowResolution(Change):
 
     factors: tuple[float, ...]
     keep_thick_axis: bool = True
-    pointwise: ClassVar[bool] = False
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
+    def apply_(self, values: Tensor, spacing: Sequence[float]) -> None:
         """One banded product an axis."""
         factors = [
             1.0 if self.keep_thick_axis and step >= THICK * min(spacing) else factor

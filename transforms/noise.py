@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import ranges
-from .intensity import Change, RandIntensityChange, RandIntensityChanged
-from .moments import extremes, mean_and_std, pieces
+from .channel import Channel
+from .intensity import Change, PointwiseChange, RandIntensityChange, RandIntensityChanged
 from .ranges import Setting
 
 KINDS = ("gaussian", "rician")
+LEVELS = 1 << 16
 
 
 @dataclass(frozen=True)
-class Noise(Change):
+class Noise(PointwiseChange):
     """Add noise of `std` times the channel's standard deviation.
 
     Args:
@@ -31,19 +34,54 @@ class Noise(Change):
     seed: int
     rician: bool = False
 
-    def apply_(self, values: Tensor, spacing: Sequence[float], stream: int) -> None:
-        """Noise by noise-filled pieces that stay in the cache."""
-        std = self.std * mean_and_std(values)[1]
-        zero = extremes(values)[0] if self.rician else 0.0
-        generator = torch.Generator(values.device).manual_seed((self.seed + stream) % 2**63)
-        memory = torch.empty_like(pieces(values)[0])
-        for piece in pieces(values):
-            noise = memory[: len(piece)].normal_(generator=generator)
-            if not self.rician:
-                piece.add_(noise, alpha=std)
-                continue
-            piece.sub_(zero).add_(noise, alpha=std).square_()
-            piece.addcmul_(noise.normal_(generator=generator).mul_(std), noise).sqrt_().add_(zero)
+    def apply(self, channel: Channel, stream: int) -> None:
+        """One more pass over the values."""
+        before = channel.moments()
+        std = self.std * before.std
+        normal = _Normal((self.seed + stream) % 2**63, channel.pieces[0])
+
+        def add_gaussian(piece: Tensor) -> None:
+            piece.add_(normal.draw(len(piece)), alpha=std)
+
+        def take_magnitude(piece: Tensor) -> None:
+            piece.sub_(before.low)
+            add_gaussian(piece)
+            imaginary = normal.draw(len(piece)).mul_(std)
+            piece.square_().addcmul_(imaginary, imaginary).sqrt_().add_(before.low)
+
+        channel.then(take_magnitude if self.rician else add_gaussian)
+
+
+class _Normal:
+    """Standard normal numbers, piece by piece.
+
+    On a processor the distribution function is inverted at 65,536 levels, which costs two thirds of `torch.randn`: the
+    mean is 0 and the deviation 1, and nothing lies beyond 4.3 deviations (of true normal numbers, 1 in 60,000).
+    """
+
+    def __init__(self, seed: int, like: Tensor) -> None:
+        self.memory = torch.empty_like(like)
+        if like.device.type == "cpu":
+            self.bits = np.random.Generator(np.random.SFC64(seed))
+            self.levels = _quantiles().to(like.dtype)
+        else:
+            self.generator = torch.Generator(like.device).manual_seed(seed)
+
+    def draw(self, count: int) -> Tensor:
+        """(count,) numbers, in memory that the next draw overwrites."""
+        memory = self.memory[:count]
+        if memory.device.type != "cpu":
+            return memory.normal_(generator=self.generator)
+        words = self.bits.integers(0, 2**64, (count + 3) // 4, dtype=np.uint64)
+        level = torch.from_numpy(words.view(np.int16))[:count].to(torch.int32).bitwise_and_(LEVELS - 1)
+        return torch.index_select(self.levels, 0, level, out=memory)
+
+
+@lru_cache(maxsize=1)
+def _quantiles() -> Tensor:
+    """(LEVELS,), float32: of the normal distribution, in the middle of equally likely steps, of deviation 1."""
+    quantiles = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+    return (quantiles / quantiles.square().mean().sqrt()).float()
 
 
 class RandNoise(RandIntensityChange):

@@ -13,7 +13,7 @@ from .gather import Sampler
 from .sampling import Sampling
 from .tensors import in_type
 
-BLOCK = 65536
+BLOCK = 1 << 17
 """Voxels of a block on a processor: small enough for its cache, large enough that calls cost little."""
 DEVICE_BLOCK = 1 << 22
 

@@ -34,26 +34,36 @@ def multiply_banded_(image: Tensor, matrices: Sequence[np.ndarray | None]) -> No
             diagonal is passed over.
     """
     first, *others = (None if matrix is None else _blocks(matrix, image) for matrix in matrices)
+    _multiply_others_(image, others)
+    if first:
+        _multiply_first_(image.view(len(image), -1), first)
+
+
+def _multiply_others_(image: Tensor, others: Sequence[list[Block] | None]) -> None:
+    """All axes but the first, on slabs of the image that the cache holds until all is done."""
     whole = image.device.type != "cpu"
-    tiles = image.split(len(image) if whole else max(1, TILE // image[0].numel()))
-    memory = torch.empty_like(tiles[0])
-    for tile in tiles:
-        given, spare = tile, memory[: len(tile)]
+    slabs = image.split(len(image) if whole else max(1, TILE // image[0].numel()))
+    memory = torch.empty_like(slabs[0])
+    for slab in slabs:
+        given, spare = slab, memory[: len(slab)]
         for axis, blocks in reversed(list(enumerate(others, start=1))):
             if blocks:
-                lines = (-1, image.shape[axis], tile[(0,) * (axis + 1)].numel())
-                _multiply(given.view(lines), blocks, spare.view(lines))
+                shape = (-1, image.shape[axis], image[(0,) * (axis + 1)].numel())
+                _multiply(given.view(shape), blocks, spare.view(shape))
                 given, spare = spare, given
-        if given is not tile:
-            tile.copy_(given)
-    if first:
-        lines = image.view(1, len(image), -1)
-        columns = lines.split(lines.shape[2] if whole else max(1, 2 * TILE // len(image)), dim=2)
-        memory = lines.new_empty(columns[0].shape)
-        for tile in columns:
-            product = memory[..., : tile.shape[2]]
-            _multiply(tile, first, product)
-            tile.copy_(product)
+        if given is not slab:
+            slab.copy_(given)
+
+
+def _multiply_first_(lines: Tensor, blocks: list[Block]) -> None:
+    """The first axis of an (n, voxels) view, on groups of columns."""
+    whole = lines.device.type != "cpu"
+    groups = lines.split(lines.shape[1] if whole else max(1, 2 * TILE // len(lines)), dim=1)
+    memory = lines.new_empty(1, *groups[0].shape)
+    for group in groups:
+        product = memory[..., : group.shape[1]]
+        _multiply(group[None], blocks, product)
+        group.copy_(product[0])
 
 
 def _multiply(lines: Tensor, blocks: Sequence[Block], product: Tensor) -> None:

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.transforms import Noise, RandNoise, change_intensity
-from scanloom.transforms.moments import PIECE
+from scanloom.transforms.channel import PIECE
 from scipy import stats
 
-SIZE = (64, 64, 33)  # more than two pieces
+SIZE = (64, 64, 65)  # more than two pieces
 KINDS = ["gaussian", "rician"]
 
 

@@ -1,13 +1,18 @@
-"""Statistics of channels: against numpy in float64, at sizes around the pieces they are summed in."""
+"""Channels: statistics against numpy in float64 at sizes around their pieces; steps done once, in order, when asked."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scanloom.transforms.moments import PIECE, extremes, mean_and_std, pieces
+from scanloom.transforms.channel import PIECE, Channel, pieces
 
 SIZES = [2, 17, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]
+
+
+def mean_and_std(given_values):
+    moments = Channel(given_values).moments()
+    return moments.mean, moments.std
 
 
 def values(count, mean=0.0, std=1.0, dtype=torch.float32):
@@ -80,6 +85,51 @@ def test_pieces_are_all_voxels_once_and_share_their_memory(shape):
     assert torch.equal(image.flatten().sort().values, image.flatten())
 
 
-def test_extremes_are_the_lowest_and_the_highest_value():
-    assert extremes(torch.tensor([[3.0, -7.5], [0.0, 2.0]])) == (-7.5, 3.0)
-    assert extremes(torch.tensor([4.0])) == (4.0, 4.0)
+@pytest.mark.parametrize("count", SIZES)
+def test_bounds_are_the_lowest_and_the_highest_value(count):
+    given_values = values(count)
+    assert Channel(given_values).bounds() == (given_values.min().item(), given_values.max().item())
+
+
+def test_steps_wait_until_something_is_asked_and_are_done_once_and_in_order():
+    image = torch.ones(PIECE + 3)
+    channel = Channel(image)
+    channel.then(lambda piece: piece.mul_(3))
+    channel.then(lambda piece: piece.add_(1))
+    assert image.max() == 1
+    assert channel.moments().mean == 4
+    assert channel.bounds() == (4, 4)
+    channel.finish()
+    assert torch.equal(image, torch.full((PIECE + 3,), 4.0))
+
+
+def test_statistics_follow_every_step():
+    channel = Channel(torch.tensor([1.0, 3.0]))
+    assert (channel.moments().mean, channel.bounds()) == (2, (1, 3))
+    channel.then(lambda piece: piece.mul_(-2))
+    assert (channel.moments().mean, channel.moments().std, channel.bounds()) == (-4, 2, (-6, -2))
+
+
+def test_bounds_that_a_step_knows_cost_no_pass():
+    image = torch.tensor([1.0, 3.0])
+    channel = Channel(image)
+    channel.then(lambda piece: piece.clamp_(1, 2), bounds=(1.0, 2.0))
+    assert channel.bounds() == (1, 2)
+    assert image.max() == 3
+
+
+def test_moments_in_passing_are_those_between_two_steps_of_one_pass():
+    passes = []
+    channel = Channel(torch.tensor([1.0, 3.0]))
+    channel.then(lambda piece: passes.append("first") or piece.add_(1))
+    before = channel.moments_in_passing()
+    channel.then(lambda piece: passes.append("second") or piece.mul_(10))
+    after = channel.moments()
+    assert (before.mean, after.mean) == (3, 30)
+    assert passes == ["first", "second"]
+
+
+def test_moments_in_passing_that_are_known_are_not_gathered_again():
+    channel = Channel(torch.tensor([1.0, 3.0]))
+    assert channel.moments_in_passing() is not channel.moments()
+    assert channel.moments_in_passing() is channel.moments()
