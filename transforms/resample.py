@@ -16,6 +16,7 @@ from .tensors import in_type
 BLOCK = 1 << 17
 """Voxels of a block on a processor: small enough for its cache, large enough that calls cost little."""
 DEVICE_BLOCK = 1 << 22
+"""The same on an accelerator: as many as its memory hardly notices."""
 
 
 @torch.no_grad()

@@ -149,8 +149,8 @@ class RandSpatialDeformation(RandomizableTransform, InvertibleTransform):
         check_channel_first(data)
         super().randomize(None)
         size = tuple(data.shape[1:])
-        draw = self.draw if self._do_transform else self.settings.nothing
-        self.deformation = draw(size, spacing_of(data, self.spacing))
+        spacing = spacing_of(data, self.spacing)
+        self.deformation = self.draw(size, spacing) if self._do_transform else self.settings.draw_nothing(size, self.R)
 
     def draw(self, size: Sequence[int], spacing: Sequence[float] | None = None) -> Deformation:
         """A deformation to keep, and to `deform` any image of this size by; drawn whatever `prob` says.

@@ -51,7 +51,7 @@ class SpatialSettings:
         """A deformation of images of this size and spacing (mm), each part drawn with its probability."""
         n, spacing = len(size), np.array(millimetres)
         # content moves by: flip, scaling, shear, rotation, translation; sampling goes the other way
-        forward = np.diag([-1.0 if axis in self._flipped(n, random) else 1.0 for axis in range(n)])
+        forward = np.diag(self._signs(n, random))
         if self._happens("scaling", random):
             forward = forward * self.scaling.draw(random)
         if self._happens("axis_scaling", random):
@@ -65,34 +65,30 @@ class SpatialSettings:
         if self._happens("translation", random):
             shift = ranges.draw_axes("translation", self.translation, n, random)
         backward = np.linalg.inv(forward) * spacing / spacing[:, None]
-        deformation = self._placed(size, backward, shift / spacing, random if self.random_center else None)
+        deformation = self._placed(size, backward, shift / spacing, random)
         if not self._happens("elastic", random):
             return deformation
         return replace(deformation, displacements=self._displacements(deformation.output_size, spacing, random))
 
-    def nothing(self, size: Sequence[int], spacing: Sequence[float]) -> Deformation:
-        """No deformation, but the output's size."""
-        return self._placed(size, np.eye(len(size)))
+    def draw_nothing(self, size: Sequence[int], random: np.random.RandomState) -> Deformation:
+        """No deformation, but an output of the size and at a place as settled."""
+        return self._placed(size, np.eye(len(size)), np.zeros(len(size)), random)
 
     def _placed(
-        self,
-        size: Sequence[int],
-        linear: np.ndarray,
-        shift: np.ndarray | float = 0.0,
-        random: np.random.RandomState | None = None,
+        self, size: Sequence[int], linear: np.ndarray, shift: np.ndarray, random: np.random.RandomState
     ) -> Deformation:
-        """An affine deformation: output to input voxels about the middle of the output.
+        """An affine deformation about the middle of the output, which lies in the image as settled, to a whole voxel.
 
         Args:
             linear: (n, n), output to input voxels.
             shift: of the content, in voxels.
-            random: places the output anywhere in the image; None: in its middle, to a whole voxel.
         """
         output_size = self.output_size or tuple(size)
         if len(output_size) != len(size):
             raise ValueError(f"output_size is {output_size}, the image has {len(size)} spatial axes.")
         room = np.array(size) - np.array(output_size)
-        starts = [random.randint(space + 1) if random and space > 0 else space // 2 for space in room]
+        anywhere = self.random_center
+        starts = [random.randint(space + 1) if anywhere and space > 0 else space // 2 for space in room]
         half = (np.array(output_size) - 1) / 2
         offset = np.array(starts) + half - shift - linear @ half
         return Deformation(tuple(size), output_size, affine.homogeneous(linear, offset))
@@ -100,11 +96,12 @@ class SpatialSettings:
     def _happens(self, part: str, random: np.random.RandomState) -> bool:
         return random.rand() < self.probabilities[part]
 
-    def _flipped(self, n: int, random: np.random.RandomState) -> set[int]:
-        """The axes to mirror, each drawn for itself."""
+    def _signs(self, n: int, random: np.random.RandomState) -> list[float]:
+        """-1 for the axes to mirror, each drawn for itself, 1 for the others."""
         if any(not -n <= axis < n for axis in self.flip_axes):
             raise ValueError(f"flip_axes is {self.flip_axes}, the image has {n} spatial axes, 0 to {n - 1}.")
-        return {axis % n for axis in self.flip_axes if self._happens("flip", random)}
+        flipped = {axis % n for axis in self.flip_axes if self._happens("flip", random)}
+        return [-1.0 if axis in flipped else 1.0 for axis in range(n)]
 
     def _displacements(self, size: Sequence[int], spacing: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         """(*coefficients, n) in voxels: no steeper than lets space fold."""

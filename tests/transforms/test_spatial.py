@@ -257,6 +257,12 @@ def test_a_random_center_lies_anywhere_in_the_image_and_never_outside():
     assert set(starts) == set(range(21))
 
 
+def test_a_patch_is_cut_anywhere_whether_it_is_deformed_or_not():
+    image = torch.arange(30.0).repeat(1, 4, 1)
+    transform = array(prob=0, output_size=(4, 10), random_center=True)
+    assert len({int(transform(image)[0, 0, 0]) for _ in range(100)}) > 15
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_same_seed_same_result_and_another_seed_another(size):
     data = study(size)
