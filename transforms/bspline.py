@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
+
+TO_BERNSTEIN = np.array([[1, 4, 1, 0], [0, 4, 2, 0], [0, 2, 4, 0], [0, 1, 4, 1]]) / 6
+"""The Bernstein coefficients of an interval from the four B-spline coefficients that reach into it."""
+RAISE_DEGREE = np.array([[3, 0, 0], [1, 2, 0], [0, 2, 1], [0, 0, 3]]) / 3
+"""Bernstein coefficients of degree 3 from those of degree 2."""
 
 
 def basis(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -46,6 +52,21 @@ def interpolation(points: int) -> Tensor:
         system[row + 1, row : row + 3] = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
     system[0, :3] = system[-1, -3:] = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
     return torch.linalg.inv(system)[:, 1:-1].contiguous()
+
+
+@lru_cache(maxsize=64)
+def bernstein(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two (4 (points - 1), points + 2) matrices: from a spline to the Bernstein coefficients of its values and slopes.
+
+    Four coefficients for each interval between knots; those of the slope (per interval) are raised to degree 3, so that
+    both are convex combinations of their coefficients with the same weights.
+    """
+    values, slopes = (np.zeros((4 * (points - 1), points + 2)) for _ in range(2))
+    for interval in range(points - 1):
+        rows, columns = slice(4 * interval, 4 * interval + 4), slice(interval, interval + 4)
+        values[rows, columns] = TO_BERNSTEIN
+        slopes[rows, columns] = RAISE_DEGREE @ (3 * np.diff(TO_BERNSTEIN, axis=0))
+    return values, slopes
 
 
 @lru_cache(maxsize=64)

@@ -108,18 +108,47 @@ def interpolating_coefficients(values: np.ndarray) -> np.ndarray:
     return coefficients.numpy()
 
 
-def steepest_slope(coefficients: np.ndarray, steps: Sequence[float]) -> float:
-    """A bound on the infinity norm of the Jacobian of a displacement, everywhere.
+def strongest_compression(coefficients: np.ndarray, steps: Sequence[float]) -> float:
+    """A bound on how much a displacement u shortens anything anywhere, as a part of its length; from 1, it may fold.
 
-    The derivative of a uniform B-spline along an axis is a convex combination of the differences of neighbouring
-    coefficients, divided by their distance. So no |du_i/dx_j| exceeds the largest such difference, and the largest row
-    sum of these bounds the norm. Where it is below one, I + t Du is invertible for every t from 0 to 1 (a matrix of
-    norm below one moves no eigenvalue of I to zero), its determinant keeps the sign that it has at t = 0, and x + u(x)
-    does not fold.
+    Let S be the symmetric part of the Jacobian Du. Where no eigenvalue of S is -1 or below, v (I + t Du) v > 0 for
+    every direction v and t from 0 to 1: no I + t Du is singular, so its determinant keeps the sign that it has at
+    t = 0, and det(I + Du) > 0. Nor do two places x and y meet: (x - y) (x + u(x) - y - u(y)) > 0.
+
+    Between knots, Du is a polynomial whose Bernstein coefficients follow from those of the spline: at every place S is
+    a convex combination of such coefficient matrices, and the smallest eigenvalue, a concave function, is nowhere below
+    the smallest of theirs. That is what is computed, so the bound holds at every place, not only at voxels.
 
     Args:
         coefficients: (*coefficients, n) in mm (or voxels).
         steps: distance of neighbouring control points along each axis, in the same unit.
+    Returns:
+        Minus the smallest eigenvalue; 0 at least.
+    Source: Farin, Curves and Surfaces for CAGD (Bernstein form, convex hull).
     """
-    slopes = [np.abs(np.diff(coefficients, axis=axis)).max(axis=tuple(range(len(steps)))) for axis in range(len(steps))]
-    return float(sum(slope / step for slope, step in zip(slopes, steps, strict=True)).max())
+    jacobian = np.stack([_bernstein_slopes(coefficients, axis) / step for axis, step in enumerate(steps)], axis=-1)
+    return max(0.0, float(-smallest_eigenvalues((jacobian + jacobian.swapaxes(-1, -2)) / 2).min()))
+
+
+def smallest_eigenvalues(matrices: np.ndarray) -> np.ndarray:
+    """Of symmetric (..., n, n) matrices, n 2 or 3, in closed form: many times faster than one by one.
+
+    Source: Smith 1961, Communications of the ACM 4(4).
+    """
+    n = matrices.shape[-1]
+    middle = np.trace(matrices, axis1=-2, axis2=-1) / n
+    rest = matrices - middle[..., None, None] * np.eye(n)
+    if n == 2:
+        return middle - np.sqrt(-np.linalg.det(rest).clip(max=0))
+    radius = np.sqrt((rest**2).sum(axis=(-2, -1)) / 6)
+    cosine = np.linalg.det(rest) / (2 * np.maximum(radius, 1e-100) ** 3)
+    return middle + 2 * radius * np.cos((np.arccos(cosine.clip(-1, 1)) + 2 * np.pi) / 3)
+
+
+def _bernstein_slopes(coefficients: np.ndarray, derived: int) -> np.ndarray:
+    """(*Bernstein coefficients, n) of the derivative along an axis, a unit of distance being that of the knots."""
+    for axis in range(coefficients.ndim - 1):
+        values, slopes = bspline.bernstein(coefficients.shape[axis] - 2)
+        matrix = slopes if axis == derived else values
+        coefficients = np.moveaxis(np.tensordot(coefficients, matrix, axes=([axis], [1])), -1, axis)
+    return coefficients

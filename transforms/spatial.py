@@ -50,8 +50,8 @@ class RandSpatialDeformation(RandomizableTransform, InvertibleTransform):
     a (low, high) range; where "an axis" is said, also a list of one setting an axis, and each axis is drawn for itself.
 
     The elastic part: Gaussian displacements at the points of a coarse grid that spans the output, interpolated by the
-    natural cubic B-spline through them. Draws that could fold space are scaled down: see `deformation.steepest_slope`
-    for the bound that keeps the determinant of the Jacobian positive everywhere.
+    natural cubic B-spline through them. Draws that could fold space are scaled down: see
+    `deformation.strongest_compression` for the bound that keeps the determinant of the Jacobian positive everywhere.
 
     Args:
         prob: of deforming at all; the parts' probabilities are within this.

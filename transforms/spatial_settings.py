@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import affine, ranges
-from .deformation import Deformation, interpolating_coefficients, steepest_slope
+from .deformation import Deformation, interpolating_coefficients, strongest_compression
 from .ranges import Range
 
-FOLDING_LIMIT = 0.9
-"""The steepest slope of an elastic displacement that is let through; space folds from 1."""
+COMPRESSION_LIMIT = 0.9
+"""How much an elastic displacement may shorten anything, as a part of its length; from 1, space may fold."""
 PARTS = ("flip", "scaling", "axis_scaling", "shear", "rotation", "translation", "elastic")
 
 
@@ -110,8 +110,8 @@ class SpatialSettings:
         points = self._points(extent)
         std = ranges.draw_axes("displacement", self.displacement, n, random)
         coefficients = interpolating_coefficients(random.standard_normal((*points, n)) * std)
-        slope = steepest_slope(coefficients, extent / (np.array(points) - 1))
-        return coefficients * min(1.0, FOLDING_LIMIT / max(slope, 1e-12)) / spacing
+        compression = strongest_compression(coefficients, extent / (np.array(points) - 1))
+        return coefficients * min(1.0, COMPRESSION_LIMIT / max(compression, 1e-12)) / spacing
 
     def _points(self, extent: np.ndarray) -> tuple[int, ...]:
         """The number of grid points along each axis."""

@@ -5,9 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scanloom.transforms import Deformation
+from scanloom.transforms import Deformation, bspline
 from scanloom.transforms.affine import homogeneous
-from scanloom.transforms.deformation import interpolating_coefficients, knots, steepest_slope
+from scanloom.transforms.deformation import (
+    interpolating_coefficients,
+    knots,
+    smallest_eigenvalues,
+    strongest_compression,
+)
 from scipy.interpolate import BSpline, CubicSpline
 from torch.nn import functional
 
@@ -104,6 +109,11 @@ def jacobians(coefficients, steps, per_interval=5):
     return np.stack(columns, axis=-1)
 
 
+def compression(jacobian):
+    """Minus the smallest eigenvalue of the symmetric part, over all places."""
+    return -np.linalg.eigvalsh((jacobian + jacobian.swapaxes(-1, -2)) / 2).min()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -112,20 +122,42 @@ def jacobians(coefficients, steps, per_interval=5):
     scale=st.floats(0.01, 30),
     steps=st.tuples(*[st.floats(0.5, 40)] * 3),
 )
-def test_the_slope_bounds_every_row_sum_of_the_jacobian(seed, n, points, scale, steps):
+def test_the_bound_holds_for_the_exact_jacobian_and_is_not_far_above_it(seed, n, points, scale, steps):
     values = scale * np.random.default_rng(seed).standard_normal((*(points,) * n, n))
     coefficients = interpolating_coefficients(values)
-    found = np.abs(jacobians(coefficients, steps[:n])).sum(axis=-1).max()
-    assert found <= steepest_slope(coefficients, steps[:n]) * (1 + 1e-9)
+    found, bound = compression(jacobians(coefficients, steps[:n])), strongest_compression(coefficients, steps[:n])
+    assert found <= bound * (1 + 1e-9) + 1e-12
+    assert bound <= 2 * max(found, 0.1 * np.abs(jacobians(coefficients, steps[:n])).max())
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.sampled_from([2, 3]), points=st.integers(2, 5))
-def test_a_slope_below_one_does_not_fold(seed, n, points):
+def test_a_compression_below_one_does_not_fold(seed, n, points):
     coefficients = interpolating_coefficients(np.random.default_rng(seed).standard_normal((*(points,) * n, n)))
     steps = (7.0, 3.0, 11.0)[:n]
-    coefficients *= 0.999 / steepest_slope(coefficients, steps)
+    coefficients *= 0.999 / strongest_compression(coefficients, steps)
     assert np.linalg.det(np.eye(n) + jacobians(coefficients, steps)).min() > 0
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_eigenvalues_in_closed_form_are_numpys(n):
+    matrices = np.random.default_rng(0).standard_normal((500, n, n))
+    matrices += matrices.swapaxes(-1, -2)
+    matrices[0], matrices[1] = 0, 3 * np.eye(n)
+    np.testing.assert_allclose(smallest_eigenvalues(matrices), np.linalg.eigvalsh(matrices)[:, 0], atol=1e-7)
+
+
+@given(points=st.integers(2, 7), seed=st.integers(0, 2**31))
+def test_values_and_slopes_lie_within_their_bernstein_coefficients(points, seed):
+    coefficients = np.random.default_rng(seed).standard_normal(points + 2)
+    spline = BSpline(np.arange(points + 6) - 3.0, coefficients, 3)
+    for matrix, function in zip(bspline.bernstein(points), (spline, spline.derivative()), strict=True):
+        bounds = (matrix @ coefficients).reshape(-1, 4)
+        for interval, corners in enumerate(bounds):
+            found = function(np.linspace(interval, interval + 1, 9))
+            np.testing.assert_allclose(found[[0, -1]], corners[[0, -1]], atol=1e-9)
+            assert corners.min() - 1e-9 <= found.min()
+            assert found.max() <= corners.max() + 1e-9
 
 
 def test_steep_displacements_do_fold():
