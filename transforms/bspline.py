@@ -8,10 +8,12 @@ Source: de Boor, A Practical Guide to Splines; Unser 1999, IEEE Signal Processin
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
+
+Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 
 TO_BERNSTEIN = np.array([[1, 4, 1, 0], [0, 4, 2, 0], [0, 2, 4, 0], [0, 1, 4, 1]]) / 6
 """The Bernstein coefficients of an interval from the four B-spline coefficients that reach into it."""
@@ -19,39 +21,38 @@ RAISE_DEGREE = np.array([[3, 0, 0], [1, 2, 0], [0, 2, 1], [0, 0, 3]]) / 3
 """Bernstein coefficients of degree 3 from those of degree 2."""
 
 
-def basis(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def basis(t: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     """The weights of the four coefficients around a place t in [0, 1] between the middle two; they sum to one."""
     s = 1 - t
     return s**3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (3 * s**3 - 6 * s**2 + 4) / 6, t**3 / 6
 
 
 @lru_cache(maxsize=64)
-def weights(size: int, points: int) -> Tensor:
-    """(size, points + 2), float64: the weight of each coefficient at each voxel centre along an axis.
+def weights(size: int, points: int) -> np.ndarray:
+    """(size, points + 2): the weight of each coefficient at each voxel centre along an axis.
 
     The first knot lies at the centre of the first voxel, the last at that of the last. Rows are non-negative and sum
     to one.
     """
     intervals = points - 1
-    place = torch.linspace(0, intervals, size, dtype=torch.float64)
-    if size == 1:
-        place += intervals / 2
-    first = place.floor().clamp(max=intervals - 1).long()
-    values = torch.stack(basis(place - first), dim=1)
-    return torch.zeros(size, points + 2, dtype=torch.float64).scatter_(1, first[:, None] + torch.arange(4), values)
+    place = np.linspace(0, intervals, size) if size > 1 else np.array([intervals / 2])
+    first = np.minimum(place.astype(int), intervals - 1)
+    matrix = np.zeros((size, points + 2))
+    np.put_along_axis(matrix, first[:, None] + np.arange(4), np.stack(basis(place - first), axis=1), axis=1)
+    return matrix
 
 
 @lru_cache(maxsize=16)
-def interpolation(points: int) -> Tensor:
-    """(points + 2, points), float64: coefficients of the natural spline through values at the knots.
+def interpolation(points: int) -> np.ndarray:
+    """(points + 2, points): coefficients of the natural spline through values at the knots.
 
     Natural: the second derivative is zero at both ends, so the spline goes on straight there.
     """
-    system = torch.zeros(points + 2, points + 2, dtype=torch.float64)
+    system = np.zeros((points + 2, points + 2))
     for row in range(points):
-        system[row + 1, row : row + 3] = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
-    system[0, :3] = system[-1, -3:] = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
-    return torch.linalg.inv(system)[:, 1:-1].contiguous()
+        system[row + 1, row : row + 3] = np.array([1, 4, 1]) / 6
+    system[0, :3] = system[-1, -3:] = [1, -2, 1]
+    return np.linalg.inv(system)[:, 1:-1]
 
 
 @lru_cache(maxsize=64)
@@ -70,16 +71,16 @@ def bernstein(points: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=64)
-def prefilter(size: int) -> Tensor:
-    """(size, size), float64: coefficients of the spline through `size` samples, mirrored about the first and last.
+def prefilter(size: int) -> np.ndarray:
+    """(size, size): coefficients of the spline through `size` samples, mirrored about the first and last.
 
     The convention of scipy.ndimage's mode "mirror".
     """
-    system = torch.diag(torch.full((size,), 4.0, dtype=torch.float64))
+    system = 4 * np.eye(size)
     for row in range(size):
         for neighbour in (row - 1, row + 1):
             system[row, mirrored(neighbour, size)] += 1
-    return torch.linalg.inv(system / 6)
+    return np.linalg.inv(system / 6)
 
 
 def mirrored(index: int, size: int) -> int:

@@ -77,19 +77,24 @@ class Deformation:
 
     def table(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Two factors whose product is every coordinate: (axis 0, k) weights and (n, k, other axes) sums, float32."""
-        control = torch.from_numpy(self.control_coordinates())
+        control = self.control_coordinates()
         first, *others = (
             bspline.weights(length, count - 2)
             for length, count in zip(self.output_size, control.shape[1:], strict=True)
         )
         for axis, matrix in enumerate(others, start=2):
-            control = torch.movedim(torch.tensordot(control, matrix, dims=([axis], [1])), -1, axis)
-        return first.float().to(device), control.flatten(2).float().to(device)
+            control = along(control, matrix, axis)
+        sums = control.reshape(*control.shape[:2], -1)
+        return _single(first, device), _single(sums, device)
 
     def coordinates(self) -> Tensor:
         """(n, *output_size), float32: the input voxel coordinates of every output voxel."""
         weights, sums = self.table(torch.device("cpu"))
         return (weights @ sums).reshape(len(self.size), *self.output_size)
+
+
+def _single(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
 def knots(length: int, points: int) -> np.ndarray:
@@ -101,11 +106,14 @@ def knots(length: int, points: int) -> np.ndarray:
 
 def interpolating_coefficients(values: np.ndarray) -> np.ndarray:
     """(*points + 2, n) coefficients of the natural cubic spline that has these (*points, n) values at its knots."""
-    coefficients = torch.from_numpy(values)
     for axis in range(values.ndim - 1):
-        matrix = bspline.interpolation(values.shape[axis])
-        coefficients = torch.movedim(torch.tensordot(coefficients, matrix, dims=([axis], [1])), -1, axis)
-    return coefficients.numpy()
+        values = along(values, bspline.interpolation(values.shape[axis]), axis)
+    return values
+
+
+def along(values: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """The matrix (out, in) applied along an axis of length in."""
+    return np.moveaxis(np.tensordot(values, matrix, axes=([axis], [1])), -1, axis)
 
 
 def strongest_compression(coefficients: np.ndarray, steps: Sequence[float]) -> float:
@@ -135,11 +143,11 @@ def smallest_eigenvalues(matrices: np.ndarray) -> np.ndarray:
 
     Source: Smith 1961, Communications of the ACM 4(4).
     """
-    n = matrices.shape[-1]
-    middle = np.trace(matrices, axis1=-2, axis2=-1) / n
-    rest = matrices - middle[..., None, None] * np.eye(n)
-    if n == 2:
-        return middle - np.sqrt(-np.linalg.det(rest).clip(max=0))
+    if matrices.shape[-1] == 2:
+        first, second = matrices[..., 0, 0], matrices[..., 1, 1]
+        return (first + second) / 2 - np.hypot((first - second) / 2, matrices[..., 0, 1])
+    middle = np.trace(matrices, axis1=-2, axis2=-1) / 3
+    rest = matrices - middle[..., None, None] * np.eye(3)
     radius = np.sqrt((rest**2).sum(axis=(-2, -1)) / 6)
     cosine = np.linalg.det(rest) / (2 * np.maximum(radius, 1e-100) ** 3)
     return middle + 2 * radius * np.cos((np.arccos(cosine.clip(-1, 1)) + 2 * np.pi) / 3)
@@ -149,6 +157,5 @@ def _bernstein_slopes(coefficients: np.ndarray, derived: int) -> np.ndarray:
     """(*Bernstein coefficients, n) of the derivative along an axis, a unit of distance being that of the knots."""
     for axis in range(coefficients.ndim - 1):
         values, slopes = bspline.bernstein(coefficients.shape[axis] - 2)
-        matrix = slopes if axis == derived else values
-        coefficients = np.moveaxis(np.tensordot(coefficients, matrix, axes=([axis], [1])), -1, axis)
+        coefficients = along(coefficients, slopes if axis == derived else values, axis)
     return coefficients

@@ -157,8 +157,6 @@ def _spline_coefficients(image: Tensor) -> Tensor:
     """(C, *size + 2 MARGIN): coefficients of the cubic B-spline through the voxels, mirrored beyond the border."""
     coefficients = image
     for axis, length in enumerate(image.shape[1:]):
-        extended = torch.stack(
-            [bspline.prefilter(length)[bspline.mirrored(row, length)] for row in range(-MARGIN, length + MARGIN)]
-        )
-        coefficients = multiply_along(coefficients, extended.to(coefficients), axis + 1)
+        rows = [bspline.mirrored(row, length) for row in range(-MARGIN, length + MARGIN)]
+        coefficients = multiply_along(coefficients, torch.from_numpy(bspline.prefilter(length)[rows]), axis + 1)
     return coefficients

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scanloom.transforms import bspline
@@ -21,21 +20,20 @@ def test_weights_are_non_negative_and_sum_to_one(size, points):
     weights = bspline.weights(size, points)
     assert weights.shape == (size, points + 2)
     assert weights.min() >= 0
-    np.testing.assert_allclose(weights.sum(dim=1), 1, atol=1e-12)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-12)
 
 
 @given(t=st.floats(0, 1))
 def test_the_basis_sums_to_one_and_is_symmetric(t):
-    forward = torch.stack(bspline.basis(torch.tensor(t, dtype=torch.float64)))
-    backward = torch.stack(bspline.basis(torch.tensor(1 - t, dtype=torch.float64)))
-    assert forward.sum().item() == pytest.approx(1)
-    np.testing.assert_allclose(forward, backward.flip(0), atol=1e-12)
+    forward, backward = (np.stack(bspline.basis(np.array(place))) for place in (t, 1 - t))
+    assert forward.sum() == pytest.approx(1)
+    np.testing.assert_allclose(forward, backward[::-1], atol=1e-12)
 
 
 @given(points=st.integers(2, 9), seed=st.integers(0, 2**31))
 def test_interpolation_gives_the_natural_spline_through_the_values(points, seed):
     values = np.random.default_rng(seed).standard_normal(points)
-    spline = bspline.weights(40, points).numpy() @ (bspline.interpolation(points).numpy() @ values)
+    spline = bspline.weights(40, points) @ (bspline.interpolation(points) @ values)
     expected = CubicSpline(np.arange(points), values, bc_type="natural")(np.linspace(0, points - 1, 40))
     np.testing.assert_allclose(spline, expected, atol=1e-10)
 
@@ -44,7 +42,7 @@ def test_interpolation_gives_the_natural_spline_through_the_values(points, seed)
 def test_prefilter_is_scipys_spline_filter_in_mirror_mode(size, seed):
     values = np.random.default_rng(seed).standard_normal(size)
     expected = spline_filter1d(values, order=3, mode="mirror")
-    np.testing.assert_allclose(bspline.prefilter(size).numpy() @ values, expected, atol=1e-9)
+    np.testing.assert_allclose(bspline.prefilter(size) @ values, expected, atol=1e-9)
 
 
 def test_prefilter_of_one_sample_keeps_it():
