@@ -38,7 +38,8 @@ class RandIntensity(RandIntensityChange):
     Raises:
         ValueError: a range is impossible.
 
-    Source: Isensee 2021, Nature Methods 18, supplementary note 2: the set, its order, ranges and probabilities. Its
+    Source: Isensee 2021, Nature Methods 18, supplementary note 2: the set, its order, ranges and probabilities (blur and
+        low resolution are drawn there for 0.2 and 0.25 of the samples, and in these for half of the channels). Its
         brightness is a factor about 0, for z-scored images; noise there is called a variance and used as a standard
         deviation.
     """
@@ -55,10 +56,10 @@ class RandIntensity(RandIntensityChange):
         low_resolution: AxisSetting = (0.5, 1.0),
         gamma: Setting = (0.7, 1.5),
         prob_noise: float = 0.1,
-        prob_blur: float = 0.2,
+        prob_blur: float = 0.1,
         prob_brightness: float = 0.15,
         prob_contrast: float = 0.15,
-        prob_low_resolution: float = 0.25,
+        prob_low_resolution: float = 0.125,
         prob_inverted_gamma: float = 0.1,
         prob_gamma: float = 0.3,
         channel_wise: bool = True,

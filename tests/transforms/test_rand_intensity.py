@@ -124,9 +124,9 @@ def test_parts_come_as_often_as_nnunets_and_independently():
     assert shares == pytest.approx(
         {
             "noise": 0.1,
-            "blur": 0.2,
+            "blur": 0.1,
             "brightness": 0.2775,
-            "low_resolution": 0.25,
+            "low_resolution": 0.125,
             "inverted_gamma": 0.1,
             "gamma": 0.3,
         },
