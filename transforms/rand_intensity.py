@@ -38,8 +38,8 @@ class RandIntensity(RandIntensityChange):
     Raises:
         ValueError: a range is impossible.
 
-    Source: Isensee 2021, Nature Methods 18, supplementary note 2: the set, its order, ranges and probabilities (blur and
-        low resolution are drawn there for 0.2 and 0.25 of the samples, and in these for half of the channels). Its
+    Source: Isensee 2021, Nature Methods 18, supplementary note 2: the set, its order, ranges and probabilities (there
+        blur and low resolution are drawn for 0.2 and 0.25 of the samples, and in these for half of the channels). Its
         brightness is a factor about 0, for z-scored images; noise there is called a variance and used as a standard
         deviation.
     """
