@@ -190,8 +190,12 @@ def test_an_error_in_the_middle_is_one_line(crops: Path, tmp_path: Path) -> None
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ZeroDivisionError")
 
 
+LONG = 25
+"""Epochs, each of a tenth of a second: enough that a signal comes before the last, whatever else the machine does."""
+
+
 def test_ctrl_c_kills_the_run_and_resume_finishes_it(crops: Path, tmp_path: Path) -> None:
-    words = train_words(crops, epochs=12)
+    words = train_words(crops, epochs=LONG)
     said = _interrupt(tmp_path, words, signal.SIGINT)
     assert said[-2:] == ["stopped; the same command with --resume goes on from the last epoch", "scanloom: interrupted"]
     training = Training(tmp_path, scanloom(tmp_path, *words, "--resume"))
@@ -201,13 +205,13 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(crops: Path, tmp_path: Path
     assert run.info.status == "FINISHED"
     with (training.run_folder / "metrics.csv").open(newline="") as file:
         epochs = [int(row["epoch"]) for row in csv.DictReader(file) if row["metric"] == "val/mean_dice"]
-    assert epochs == list(range(1, 13))
+    assert epochs == list(range(1, LONG + 1))
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert {entry.step for entry in client.get_metric_history(run.info.run_id, "train/loss")} == set(range(1, 13))
+    assert {entry.step for entry in client.get_metric_history(run.info.run_id, "train/loss")} == set(range(1, LONG + 1))
 
 
 def test_sigterm_kills_the_run(crops: Path, tmp_path: Path) -> None:
-    _interrupt(tmp_path, train_words(crops, epochs=12), signal.SIGTERM)
+    _interrupt(tmp_path, train_words(crops, epochs=LONG), signal.SIGTERM)
 
 
 def _interrupt(work: Path, words: Sequence[str], number: int) -> list[str]:
