@@ -15,6 +15,7 @@ from . import ranges
 from .channel import PIECE
 from .intensity import Change, RandIntensityChange, RandIntensityChanged, SpatialChange
 from .ranges import Setting
+from .separable import along
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class BiasField(SpatialChange):
         sums = self.coefficients
         first, *others = (_polynomials(length, sums.shape[0]) for length in size)
         for axis, polynomials in enumerate(others, start=1):
-            sums = np.moveaxis(np.tensordot(sums, polynomials, axes=([axis], [1])), -1, axis)
+            sums = along(sums, polynomials, axis)
         return torch.from_numpy(first).to(like), torch.from_numpy(sums.reshape(len(sums), -1)).to(like)
 
     def apply_(self, values: Tensor, spacing: Sequence[float]) -> None:

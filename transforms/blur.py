@@ -74,9 +74,7 @@ class RandBlur(RandIntensityChange):
 
     def draw(self, spatial_dims: int) -> list[Change]:
         """One `Blur`."""
-        if len(self.sigma) == 1:
-            return [Blur((self.sigma[0].draw(self.R),) * spatial_dims)]
-        return [Blur(tuple(ranges.draw_axes("sigma", self.sigma, spatial_dims, self.R)))]
+        return [Blur(ranges.draw_together("sigma", self.sigma, spatial_dims, self.R))]
 
 
 class RandBlurd(RandIntensityChanged):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import bspline
+from .separable import along
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +110,6 @@ def interpolating_coefficients(values: np.ndarray) -> np.ndarray:
     for axis in range(values.ndim - 1):
         values = along(values, bspline.interpolation(values.shape[axis]), axis)
     return values
-
-
-def along(values: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
-    """The matrix (out, in) applied along an axis of length in."""
-    return np.moveaxis(np.tensordot(values, matrix, axes=([axis], [1])), -1, axis)
 
 
 def strongest_compression(coefficients: np.ndarray, steps: Sequence[float]) -> float:

@@ -89,10 +89,7 @@ class RandSimulateLowResolution(RandIntensityChange):
 
     def draw(self, spatial_dims: int) -> list[Change]:
         """One `LowResolution`."""
-        if len(self.factor) == 1:
-            factors = (self.factor[0].draw(self.R),) * spatial_dims
-        else:
-            factors = tuple(ranges.draw_axes("factor", self.factor, spatial_dims, self.R))
+        factors = ranges.draw_together("factor", self.factor, spatial_dims, self.R)
         return [LowResolution(factors, self.keep_thick_axis)]
 
 

@@ -17,6 +17,7 @@ from .ranges import Setting
 
 KINDS = ("gaussian", "rician")
 LEVELS = 1 << 16
+"""Different numbers that noise on a processor is made of."""
 
 
 @dataclass(frozen=True)

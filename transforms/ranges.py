@@ -78,6 +78,13 @@ def draw_axes(name: str, ranges: tuple[Range, ...], count: int, random: np.rando
     return np.array([each.draw(random) for each in (ranges * count if len(ranges) == 1 else ranges)])
 
 
+def draw_together(name: str, ranges: tuple[Range, ...], count: int, random: np.random.RandomState) -> tuple[float, ...]:
+    """A number for each axis: one draw for all where there is one range, else each drawn for itself."""
+    if len(ranges) == 1:
+        return (ranges[0].draw(random),) * count
+    return tuple(draw_axes(name, ranges, count, random))
+
+
 def probability(name: str, value: float) -> float:
     """The value, if it is one of a probability."""
     if not 0 <= value <= 1:

@@ -20,8 +20,13 @@ TILE = 1 << 18
 """Voxels that are worked on together, along all axes but the first: few enough for a processor's cache."""
 
 
+def along(values: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """A new array: the matrix (out, in) applied along an axis of length in."""
+    return np.moveaxis(np.tensordot(values, matrix, axes=([axis], [1])), -1, axis)
+
+
 def multiply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A new tensor: the matrix (out, in) applied along an axis of length in."""
+    """`along` for a tensor, in its type and on its device."""
     return torch.movedim(torch.tensordot(image, matrix.to(image), dims=([axis], [1])), -1, axis)
 
 
