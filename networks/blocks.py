@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .batch_renorm import BatchRenorm2d, BatchRenorm3d
+
 CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+BATCH_RENORM: dict[int, type[nn.Module]] = {2: BatchRenorm2d, 3: BatchRenorm3d}
 DROPOUT: dict[int, type[nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 ACTIVATION: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "silu": nn.SiLU}
-NORMS = ("none", "batch", "instance", "group")
+NORMS = ("none", "batch", "batchrenorm", "instance", "group")
 UPSAMPLES = ("transposed", "interpolation")
 GROUPS = 8
 
@@ -44,6 +47,8 @@ def make_norm(norm: str, channels: int, spatial_dims: int) -> nn.Module:
     """The norm layer of that name; group norm takes eight groups, or as many as divide the channels."""
     if norm == "batch":
         return BATCH_NORM[spatial_dims](channels)
+    if norm == "batchrenorm":
+        return BATCH_RENORM[spatial_dims](channels)
     if norm == "instance":
         return InstanceNorm(channels)
     if norm == "group":

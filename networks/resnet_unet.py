@@ -55,7 +55,7 @@ class ResNetUNet(nn.Module):
         freeze: number of first stages of the encoder (stem, layer1, layer2, layer3, layer4) that do not learn; their
             batch norms keep their statistics, in training too.
         decoder_features: channels of the five decoder stages, smallest map first.
-        norm: of the decoder: "none", "batch", "instance" or "group".
+        norm: of the decoder: "none", "batch", "batchrenorm" (for small batches, as in `UNet`), "instance" or "group".
         activation: of the decoder: "relu", "leaky_relu", "elu" or "silu".
         upsample: "transposed" or "interpolation" (linear, then a 1x1 convolution).
         shortcut: of the encoder: "B" (torchvision), a 1x1 convolution; "A", no parameters.

@@ -43,7 +43,8 @@ class UNet(nn.Module):
         padding: "valid" (the paper: the output is smaller than the input, only sizes that pool evenly are taken) or
             "same" (output size = input size, any size of at least one voxel an axis: zeros are added inside up to
             `size_divisor` and cropped after).
-        norm: "none", "batch", "instance" or "group", after each convolution.
+        norm: "none", "batch", "batchrenorm" (for small batches: batch norm whose training nears its evaluation, in a
+            warm-up of 1,600 batches), "instance" or "group", after each convolution.
         activation: "relu", "leaky_relu", "elu" or "silu".
         dropout: probability of dropping a channel at the end of the two deepest levels of the contracting path, where
             the authors' released network has it.

@@ -38,6 +38,7 @@ CASES: dict[str, Case] = {
         (13, 9, 7),
         [(12, 8, 8), (6, 5, 9)],
     ),
+    "unet 2D batch renorm": (unet(norm="batchrenorm"), (13, 9), [(12, 8), (5, 30)]),
     "resnet_unet 2D": (resnet_unet(upsample="interpolation", shortcut="A"), (45, 37), [(64, 64), (33, 96)]),
     "resnet_unet 3D": (resnet_unet(spatial_dims=3), (33, 34, 35), [(64, 40, 36)]),
 }
@@ -143,9 +144,10 @@ def test_a_compiled_network_has_the_same_logits_and_gradients(
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_under_bf16() -> None:
+@pytest.mark.parametrize("norm", ["batch", "batchrenorm"])
+def test_a_compiled_network_trains_under_bf16(norm: str) -> None:
     torch.compiler.reset()
-    network = unet(norm="batch", deep_supervision=1)().train()
+    network = unet(norm=norm, deep_supervision=1)().train()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = compiled(image_of((13, 9)))

@@ -180,6 +180,7 @@ def test_the_encoders_features_equal_an_independent_implementation(options: dict
     [
         ({"num_classes": 4}, (64, 32)),
         ({"depth": 50, "upsample": "interpolation", "in_channels": 2}, (32, 32)),
+        ({"norm": "batchrenorm"}, (32, 32)),
         ({"spatial_dims": 3, "in_channels": 1}, (32, 32, 32)),
         ({"spatial_dims": 3, "in_channels": 1, "upsample": "interpolation"}, (32, 32, 32)),
     ],

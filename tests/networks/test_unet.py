@@ -35,7 +35,7 @@ def plain_unet(state: State, x: Tensor, *, strides, kernels, padding, norm, acti
     def normalise(x: Tensor, name: str) -> Tensor:
         if norm == "none":
             return x
-        if norm == "batch":
+        if norm in ("batch", "batchrenorm"):
             mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
             mean, variance = (each.reshape(1, -1, *[1] * dims) for each in (mean, variance))
         else:
@@ -175,6 +175,7 @@ def test_the_papers_network_has_31_million_parameters() -> None:
         ({"padding": "valid", "spatial_dims": 3, "depth": 1}, (20, 18, 22)),
         ({"in_channels": 3, "out_channels": 5, "features": (3, 5, 9)}, (8, 12)),
         ({"norm": "batch", "activation": "leaky_relu"}, (8, 12)),
+        ({"norm": "batchrenorm", "spatial_dims": 3, "depth": 1}, (4, 6, 2)),
         ({"norm": "instance", "activation": "elu", "upsample": "interpolation"}, (8, 12)),
         ({"norm": "group", "activation": "silu", "features": 12, "spatial_dims": 3}, (8, 4, 4)),
         ({"strides": ((2, 2, 1), 2), "kernel_sizes": ((3, 3, 1), 3, (3, 5, 3)), "spatial_dims": 3}, (8, 4, 6)),
@@ -217,7 +218,7 @@ def test_weights_begin_with_the_deviation_of_he() -> None:
 @settings(deadline=None, max_examples=40)
 @given(
     size=st.lists(st.integers(1, 24), min_size=2, max_size=3),
-    norm=st.sampled_from(["none", "batch", "instance", "group"]),
+    norm=st.sampled_from(["none", "batch", "batchrenorm", "instance", "group"]),
     upsample=st.sampled_from(["transposed", "interpolation"]),
 )
 def test_same_padding_keeps_any_size_of_at_least_one_voxel(size: list[int], norm: str, upsample: str) -> None:
@@ -303,7 +304,7 @@ def test_dropout_drops_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("norm", ["none", "batch", "instance", "group"])
+@pytest.mark.parametrize("norm", ["none", "batch", "batchrenorm", "instance", "group"])
 def test_mixed_precision_stays_close_to_full(dtype: torch.dtype, norm: str) -> None:
     network = make_unet(norm=norm, upsample="interpolation" if norm == "group" else "transposed", spatial_dims=3)
     image = torch.randn(1, 1, 9, 8, 7)
@@ -325,7 +326,7 @@ def test_mixed_precision_stays_close_to_full(dtype: torch.dtype, norm: str) -> N
     [
         ({"spatial_dims": 1}, r"spatial_dims is 1; it must be one of 2, 3"),
         ({"padding": "reflect"}, r"padding is 'reflect'; it must be one of 'valid', 'same'"),
-        ({"norm": "layer"}, r"norm is 'layer'.*'none', 'batch', 'instance', 'group'"),
+        ({"norm": "layer"}, r"norm is 'layer'.*'none', 'batch', 'batchrenorm', 'instance', 'group'"),
         ({"activation": "tanh"}, r"activation is 'tanh'.*'relu'"),
         ({"upsample": "nearest"}, r"upsample is 'nearest'.*'transposed', 'interpolation'"),
         ({"features": ()}, r"features is \(\).*at least one channel"),

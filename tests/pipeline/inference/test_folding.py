@@ -65,6 +65,14 @@ def unet_3d():
     return network, (1, 1, 8, 9, 7)
 
 
+def unet_batch_renorm():
+    return UNet(features=4, depth=2, padding="same", norm="batchrenorm"), (1, 1, 10, 11)
+
+
+def unet_batch_renorm_3d():
+    return UNet(features=4, depth=1, spatial_dims=3, padding="same", norm="batchrenorm"), (1, 1, 6, 5, 4)
+
+
 def unet_valid():
     return UNet(features=4, depth=1, norm="batch"), (1, 1, 28, 28)
 
@@ -99,6 +107,8 @@ def monai_dynunet():
     [
         unet_2d,
         unet_3d,
+        unet_batch_renorm,
+        unet_batch_renorm_3d,
         unet_valid,
         resnet_unet,
         bottleneck_resnet_unet,
