@@ -43,6 +43,17 @@ class InstanceNorm(nn.Module):
         return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm that takes a single value a group too, which torch's refuses, as `InstanceNorm` does.
+
+    Source: Wu 2018, arXiv:1803.08494.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *spatial) -> the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(norm: str, channels: int, spatial_dims: int) -> nn.Module:
     """The norm layer of that name; group norm takes eight groups, or as many as divide the channels."""
     if norm == "batch":
@@ -52,7 +63,7 @@ def make_norm(norm: str, channels: int, spatial_dims: int) -> nn.Module:
     if norm == "instance":
         return InstanceNorm(channels)
     if norm == "group":
-        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+        return GroupNorm(math.gcd(GROUPS, channels), channels)
     return nn.Identity()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scanloom.networks import UNet
 from torch import Tensor, nn
@@ -221,6 +221,7 @@ def test_weights_begin_with_the_deviation_of_he() -> None:
     norm=st.sampled_from(["none", "batch", "batchrenorm", "instance", "group"]),
     upsample=st.sampled_from(["transposed", "interpolation"]),
 )
+@example(size=[1, 1], norm="group", upsample="transposed")  # groups of one channel, and one voxel of it
 def test_same_padding_keeps_any_size_of_at_least_one_voxel(size: list[int], norm: str, upsample: str) -> None:
     network = make_unet(features=2, spatial_dims=len(size), norm=norm, upsample=upsample)
     with torch.no_grad():
