@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 class Report(Protocol):
     """What a long piece of work calls as it goes on."""
 
-    def __call__(self, line: str, done: float | None = None) -> None:
-        """Say one line; `done` is the share of the work behind it, 0 to 1, where that is known."""
+    def __call__(self, line: str | None, done: float | None = None) -> None:
+        """Say one line, or with None only move on; `done` is the share of the work behind it, 0 to 1, if known."""
 
 
-def silent(line: str, done: float | None = None) -> None:
+def silent(line: str | None, done: float | None = None) -> None:
     """A `Report` that says nothing."""
 
 
@@ -42,12 +42,14 @@ class ProgressBar:
             self._task = self._progress.add_task(self.title, total=1.0)
         return self
 
-    def __call__(self, line: str, done: float | None = None) -> None:
-        """Say one line."""
+    def __call__(self, line: str | None, done: float | None = None) -> None:
+        """Say one line, or only move the bar."""
         if self._progress is None:
-            print(line, file=sys.stderr, flush=True)
+            if line is not None:
+                print(line, file=sys.stderr, flush=True)
             return
-        self._progress.console.print(line, markup=False, highlight=False)
+        if line is not None:
+            self._progress.console.print(line, markup=False, highlight=False)
         if done is not None:
             self._progress.update(self._task, completed=done)
 

@@ -9,6 +9,7 @@ import copy
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_leaves
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 try:
@@ -31,7 +32,7 @@ CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 UNLIMITED = 2**60  # version 1 writes about 2**63 where there is no limit
 
 HOST_FACTOR = 1.25
-"""On a processor, times `activation_bytes`: oneDNN copies the input of a convolution while it runs."""
+"""On a processor, times the bytes of the activations: oneDNN copies the input of a convolution while it runs."""
 HOST_EXTRA_BYTES = 128 * 2**20
 """On a processor, added to that: freed blocks below 32 MiB that glibc keeps, buffers of small convolutions."""
 
@@ -113,8 +114,23 @@ class PeakMemory:
             self.added_bytes = max(peak - self._start, 0)
 
 
-def activation_bytes(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int | None:
-    """The largest sum of tensors alive at once in a forward pass in evaluation, or None where it can not be told.
+@dataclass(frozen=True)
+class ForwardNeeds:
+    """What a forward pass in evaluation takes and gives.
+
+    Attributes:
+        activation_bytes: the largest sum of tensors alive at once.
+        channels: of its outputs, each (B, channels, …).
+    """
+
+    activation_bytes: int
+    channels: tuple[int, ...]
+
+
+def forward_needs(
+    network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> ForwardNeeds | None:
+    """What a forward pass in evaluation takes and gives, or None where it can not be told.
 
     Input and output count, parameters and buffers do not; what an operator needs inside itself is not seen. Nothing
     is computed: a copy of the network runs on the meta device, which has shapes and no values. None for what is
@@ -141,7 +157,10 @@ def activation_bytes(network: nn.Module, shape: tuple[int, ...], dtype: torch.dt
     except Exception as error:  # a network is anyone's code: what is wrong with it shows again where it really runs
         log.debug("can not tell what memory %s takes: %s", type(network).__name__, error)
         return None
-    return live.peak if all(each.is_meta for each in tree_iter(output) if isinstance(each, Tensor)) else None
+    outputs = [each for each in tree_leaves(output) if isinstance(each, Tensor)]
+    if not all(each.is_meta for each in outputs):
+        return None
+    return ForwardNeeds(live.peak, tuple(each.shape[1] for each in outputs if each.dim() > 1))
 
 
 def human_bytes(n: int) -> str:

@@ -1,47 +1,75 @@
-"""Test-time averaging over mirror images, around any MONAI inferer."""
+"""Test-time averaging over mirror images, window by window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import log
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
 from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid
+
+from .runner import CONDITION, Network, flatten, restored
 
 
-class MirroredInferer(Inferer):
-    """The mean of the logits over the image and its mirror images, each mirrored back.
+class Mirrored:
+    """A network whose windows are mirrored, its outputs mirrored back, and their probabilities averaged.
+
+    What comes out are logits again, whose softmax (for one channel, sigmoid) is the mean: so whatever takes a network
+    takes this one, and without axes it leads to the network's own probabilities.
 
     Args:
-        inferer: what runs the network on one (B, C, *spatial) image.
+        network: (B, C, *roi) -> logits (B, K, *roi), or a tuple or dictionary of them.
         axes: spatial axes along which the anatomy may be mirrored; n of them cost 2^n passes.
-    Raises:
-        ValueError: an axis is named twice or is negative.
 
     Source: Isensee 2021, test-time augmentation of nnU-Net.
     """
 
-    def __init__(self, inferer: Inferer, axes: Sequence[int] = (0,)) -> None:
-        if len(set(axes)) != len(axes) or any(axis < 0 for axis in axes):
-            raise ValueError(f"axes is {tuple(axes)}; name each spatial axis once, from 0.")
-        self.inferer = inferer
-        self.axes = tuple(axes)
+    def __init__(self, network: Network, axes: Sequence[int]) -> None:
+        self.network = network
+        self.flips = [subset for count in range(len(axes) + 1) for subset in combinations(axes, count)]
 
-    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, C, *spatial) -> mean logits (B, K, *spatial).
+    def __call__(self, windows: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """(B, C, *roi) -> logits, in the structure of the network's outputs."""
+        means: list[_MeanProbabilities] = []
+        for axes in self.flips:
+            dims = [axis + 2 for axis in axes]
+            mirrored = {CONDITION: torch.flip(kwargs[CONDITION], dims)} if CONDITION in kwargs else {}
+            keys, outputs = flatten(self.network(torch.flip(windows, dims), *args, **{**kwargs, **mirrored}))
+            means = means or [_MeanProbabilities() for _ in outputs]
+            for mean, output in zip(means, outputs, strict=True):
+                mean.add(torch.flip(output, dims))
+        return restored(keys, [mean.logits() for mean in means])
 
-        Raises:
-            ValueError: the image has no such axis.
-        """
-        if max(self.axes, default=0) > inputs.ndim - 3:
-            raise ValueError(f"axes is {self.axes} but the image has {inputs.ndim - 2} spatial axes.")
-        subsets = [flips for count in range(len(self.axes) + 1) for flips in combinations(self.axes, count)]
-        total: Tensor | None = None
-        for flips in subsets:
-            dims = [axis + 2 for axis in flips]
-            logits = torch.flip(self.inferer(torch.flip(inputs, dims), network, *args, **kwargs), dims)
-            total = logits if total is None else total.add_(logits)
-        assert total is not None
-        return total.div_(len(subsets))
+
+class _MeanProbabilities:
+    """The mean of probabilities, kept as logarithms, which no small probability rounds to zero."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._count = 0
+
+    def add(self, logits: Tensor) -> None:
+        """One more, (B, K, *spatial)."""
+        self._count += 1
+        logs = [logsigmoid(logits), logsigmoid(-logits)] if logits.shape[1] == 1 else [log_softmax(logits, dim=1)]
+        self._sums = list(map(torch.logaddexp, self._sums, logs)) or logs
+
+    def logits(self) -> Tensor:
+        """Log-probabilities; for one channel the logarithm of the odds."""
+        if len(self._sums) == 1:
+            return self._sums[0].sub_(log(self._count))
+        return self._sums[0].sub_(self._sums[1])
+
+
+def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
+    """The axes, each once.
+
+    Raises:
+        ValueError: an axis is named twice or is negative.
+    """
+    if len(set(axes)) != len(axes) or any(axis < 0 for axis in axes):
+        raise ValueError(f"mirror_axes is {tuple(axes)}; name each spatial axis once, from 0.")
+    return tuple(axes)

@@ -6,7 +6,6 @@ are slow to import.
 
 from typing import TYPE_CHECKING, Any
 
-from .atomic import atomic
 from .case import FORMATS, check_formats, choose_formats, write_case
 from .labels import write_labels
 from .measure import LabelMeasurement, measure, write_measurements
@@ -21,7 +20,6 @@ __all__ = [
     "LabelMeasurement",
     "RunFacts",
     "SummaryRow",
-    "atomic",
     "build_report",
     "check_formats",
     "choose_formats",

@@ -20,10 +20,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from ..atomic import atomic
 from ..bundle import Bundle, Code, LabelClass
 from ..errors import StudyError, UsageError
 from ..volume import Volume
-from .atomic import atomic
 from .checks import check_grid, check_named
 from .seg_source import mended_source
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from ..atomic import atomic
 from ..volume import Volume
-from .atomic import atomic
 from .checks import check_grid
 
 SCANNER_ANAT = 1

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import atomic
 from ..bundle import Bundle
 from ..volume import Volume
-from .atomic import atomic
 from .checks import check_grid, check_named
 
 INTENSITY_UNITS = {"CT": "HU"}

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
+from ..atomic import atomic
 from ..bundle import Bundle
 from ..volume import Volume
-from .atomic import atomic
 from .checks import check_grid
 from .measure import LabelMeasurement, measure
 from .sections import Section, Sections, cut_sections

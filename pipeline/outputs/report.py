@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..atomic import atomic
 from ..bundle import Bundle
 from ..volume import Notice, Volume
-from .atomic import atomic
 from .measure import LabelMeasurement
 
 PACKAGES = ("scanloom", "torch", "monai", "numpy", "nibabel", "pydicom", "highdicom", "itk")

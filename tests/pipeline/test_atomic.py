@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
+from scanloom.pipeline.atomic import atomic
 from scanloom.pipeline.errors import PipelineError
-from scanloom.pipeline.outputs import atomic
 
 
 def names(folder: Path) -> list[str]:

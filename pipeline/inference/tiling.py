@@ -1,0 +1,261 @@
+"""Tiles without seams: each voxel is computed once, with all the surroundings that have a say in it.
+
+A network without padding ("valid") gets the overlap-tile strategy of Ronneberger 2015: tiles of mirrored image, of
+which only the inner part comes out. A network with padding ("same") gets tiles with a halo of its receptive field,
+which is thrown away. Both begin at multiples of the network's `size_divisor`, so that its poolings fall on the same
+voxels as in a pass over the whole image, and equal that pass. A norm that measures the window it sees makes that
+impossible (Buglakova 2025): such networks are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from .reduction import Reduction, ReductionOf
+from .runner import Window, WindowRunner
+from .scan import Scan, read_mirrored
+
+FLOAT_BYTES = 4
+
+SEES_THE_WINDOW = ("InstanceNorm", "GroupNorm", "LayerNorm", "AdaptiveAvgPool", "AdaptiveMaxPool", "Attention")
+"""Parts of the names of layers whose output at a voxel depends on the whole window."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A tile along one axis.
+
+    Attributes:
+        low: first voxel that the network sees; negative, or past the end at `high`, where it sees mirrored image or,
+            with padding inside, zeros.
+        high: one past the last.
+        start: first voxel that is taken from the result.
+        stop: one past the last.
+    """
+
+    low: int
+    high: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """The tiles of one image.
+
+    Attributes:
+        axes: an axis, its stretches.
+        margin: voxels that the network's output is smaller than its input on each side, an axis; 0 with padding.
+    """
+
+    axes: tuple[tuple[Stretch, ...], ...]
+    margin: tuple[int, ...]
+
+    @property
+    def windows(self) -> int:
+        """How many tiles there are."""
+        return prod(map(len, self.axes))
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Voxels of every tile that the network sees, an axis."""
+        return tuple(axis[0].high - axis[0].low for axis in self.axes)
+
+    def tiles(self) -> Iterator[tuple[Stretch, ...]]:
+        """Every tile, one stretch an axis; the last axis changes first."""
+        return product(*self.axes)
+
+
+def plan_tiles(network: Any, size: Sequence[int], roi_size: Sequence[int]) -> TilePlan:
+    """The tiles of an image.
+
+    Args:
+        network: its attributes `padding`, `size_divisor`, `receptive_field_voxels` and `output_size` are read.
+        size: of the image, an axis.
+        roi_size: most voxels that the network may see at once, an axis.
+    Raises:
+        ValueError: the network can not be tiled without seams, or the tiles are too small for it.
+    """
+    check_seamless(network)
+    divisor = tuple(network.size_divisor)
+    if getattr(network, "padding", "same") == "valid":
+        outputs = network.output_size(roi_size)
+        margin = tuple((roi - output) // 2 for roi, output in zip(roi_size, outputs, strict=True))
+        axes = tuple(tuple(_valid(*each)) for each in zip(size, roi_size, outputs, margin, divisor, strict=True))
+        return TilePlan(axes, margin)
+    halos = [-(-(field // 2) // d) * d for field, d in zip(network.receptive_field_voxels, divisor, strict=True)]
+    axes = tuple(tuple(_same(*each)) for each in zip(size, roi_size, halos, divisor, strict=True))
+    return TilePlan(axes, (0,) * len(divisor))
+
+
+def check_seamless(network: Any) -> None:
+    """Return where a tile of the network can equal the pass over the whole image.
+
+    Raises:
+        ValueError: it can not, or does not say what must be known for it.
+    """
+    for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
+        reason = _sees_the_window(module)
+        if reason:
+            raise ValueError(
+                f'mode "seamless" can not be had with this network: {name or "it"} ({type(module).__name__}) {reason}, '
+                'so that a tile differs from the whole image. Use mode "gaussian", or train with norm "batch", '
+                '"batchrenorm" or "none".'
+            )
+    missing = [name for name in ("size_divisor", "receptive_field_voxels") if not hasattr(network, name)]
+    if missing:
+        raise ValueError(
+            f'mode "seamless" needs to know {" and ".join(missing)} of the network, which a '
+            f'{type(network).__name__} does not say. Use mode "gaussian", or set the attributes.'
+        )
+
+
+class SeamlessPass:
+    """Tiles of one image, each voxel of the result computed once.
+
+    Args:
+        scan: the image.
+        plan: its tiles.
+        reduction_of: makes what takes the tiles of an output.
+        coordinates: what the network is told of its tile's place, from its start; None for nothing.
+    """
+
+    skipped = 0
+    disagreement = None
+
+    def __init__(
+        self,
+        scan: Scan,
+        plan: TilePlan,
+        reduction_of: ReductionOf,
+        *,
+        condition: Scan | None = None,
+        coordinates: Callable[[Sequence[int]], object] | None = None,
+    ) -> None:
+        self.scan, self.plan, self.reduction_of = scan, plan, reduction_of
+        self.condition, self.coordinates = condition, coordinates
+        self.windows = plan.windows
+        self.window_size = plan.tile
+        self._reductions: list[Reduction] = []
+
+    def held_bytes(self, channels: int, regridded: bool = False) -> int:
+        """What is held for an output of that many channels: a tile's own, twice while it is reduced.
+
+        Args:
+            channels: of the output.
+            regridded: it is interpolated onto another grid, for which the edges of finished tiles are held, too.
+        """
+        inner = [axis[0].stop for axis in self.plan.axes]
+        edges = sum(prod(inner[:axis]) * prod(self.scan.size[axis + 1 :]) for axis in range(len(inner)))
+        return channels * (2 * prod(self.plan.tile) + (edges if regridded else 0)) * FLOAT_BYTES
+
+    def relieve(self) -> bool:
+        """Nothing is held between tiles."""
+        return False
+
+    def run(self, runner: WindowRunner) -> Iterator[int]:
+        """Every tile once; yields how many are done."""
+        results = zip(self.plan.tiles(), runner.run(map(self._window, self.plan.tiles())), strict=True)
+        for done, (tile, outputs) in enumerate(results, start=1):
+            assert outputs is not None
+            for index, output in enumerate(outputs):
+                self._take(index, tile, output)
+            yield done
+
+    def _window(self, tile: Sequence[Stretch]) -> Window:
+        place = [stretch.low for stretch in tile]
+        return Window(
+            data=read_tile(self.scan, tile, self.plan),
+            condition=None if self.condition is None else read_tile(self.condition, tile, self.plan),
+            coordinates=None if self.coordinates is None else self.coordinates(place),
+        )
+
+    def _take(self, index: int, tile: Sequence[Stretch], output: Tensor) -> None:
+        expected = tuple(n - 2 * margin for n, margin in zip(self.plan.tile, self.plan.margin, strict=True))
+        if tuple(output.shape[1:]) != expected:
+            raise ValueError(
+                f'mode "seamless": the network makes {tuple(output.shape[1:])} voxels of tiles of {self.plan.tile}; '
+                f'its attributes promise {expected}. Correct them, or use mode "gaussian".'
+            )
+        if index == len(self._reductions):
+            order = range(len(self.plan.axes))
+            self._reductions.append(self.reduction_of(index, len(output), self.scan.size, order))
+        inner = tuple(
+            slice(each.start - each.low - margin, each.stop - each.low - margin)
+            for each, margin in zip(tile, self.plan.margin, strict=True)
+        )
+        where = tuple(slice(each.start, each.stop) for each in tile)
+        reduction = self._reductions[index]
+        reduction.begin(where)
+        reduction.put(where, 0, output[(slice(None), *inner)].float())
+        reduction.finish(where)
+
+
+def read_tile(scan: Scan, tile: Sequence[Stretch], plan: TilePlan) -> Tensor:
+    """(C, *tile): what the network sees, mirrored beyond the image for a network without padding, else zeros there."""
+    if any(plan.margin):
+        return read_mirrored(scan, [each.low for each in tile], [each.high for each in tile])
+    part = scan.read(tuple(slice(each.low, min(each.high, n)) for each, n in zip(tile, scan.size, strict=True)))
+    missing = [max(each.high - n, 0) for each, n in zip(tile, scan.size, strict=True)]
+    if not any(missing):
+        return part
+    return nn.functional.pad(part, [amount for end in reversed(missing) for amount in (0, end)])
+
+
+def _valid(size: int, roi: int, output: int, margin: int, divisor: int) -> Iterator[Stretch]:
+    step = output // divisor * divisor
+    if step < 1:
+        raise ValueError(
+            f"roi_size {roi} leaves {output} voxels of output, less than the network's size_divisor {divisor}; "
+            "choose larger tiles."
+        )
+    for start in range(0, size, step):
+        yield Stretch(start - margin, start - margin + roi, start, min(start + step, size))
+
+
+def _same(size: int, roi: int, halo: int, divisor: int) -> Iterator[Stretch]:
+    """As few tiles as `roi` allows, and of these the smallest."""
+    whole = -(-size // divisor) * divisor
+    longest = min(roi // divisor * divisor, whole)
+    if longest < whole and longest < 2 * halo + divisor:
+        raise ValueError(
+            f"roi_size {roi} is too small to tile without seams: the network needs {halo} voxels around a tile, that "
+            f'is at least {2 * halo + divisor}. Choose larger windows, or mode "gaussian".'
+        )
+    fewest = _stretches(size, whole, longest, halo)
+    for shorter in range(longest, 0, -divisor):
+        tiles = _stretches(size, whole, shorter, halo) if shorter == whole or shorter >= 2 * halo + divisor else None
+        if tiles is None or len(tiles) > len(fewest):
+            break
+        fewest = tiles
+    return iter(fewest)
+
+
+def _stretches(size: int, whole: int, longest: int, halo: int) -> list[Stretch]:
+    tiles: list[Stretch] = []
+    start = 0
+    while start < size:
+        low = min(max(start - halo, 0), whole - longest)
+        high = low + longest
+        stop = size if high == whole else high - halo
+        tiles.append(Stretch(low, high, start, stop))
+        start = stop
+    return tiles
+
+
+def _sees_the_window(module: nn.Module) -> str | None:
+    """Why a tile of this layer differs from the whole image; None where it does not."""
+    if any(part in type(module).__name__ for part in SEES_THE_WINDOW):
+        return "takes its figures from the window that it sees"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if module.running_mean is None:
+            return "keeps no running statistics and measures the window that it sees"
+        if module.training:
+            return "is in training mode and measures the window that it sees"
+    return None
