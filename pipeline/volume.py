@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ class Volume:
     """One scan on its source grid.
 
     Attributes:
-        array: (C, X, Y, Z), channel first; C is 1 for every scan read here.
+        array: (C, X, Y, Z), channel first; C is 1 for every scan read here. float32, or for a large file that can be
+            mapped the file's own type, in the file.
         affine: (4, 4), voxel index -> RAS mm; may be oblique and of either handedness.
         case: name for folders and logs; holds nothing of the patient.
         modality: DICOM Modality (0008,0060) such as "MR" or "CT"; None where the format does not say.
@@ -43,6 +45,14 @@ class Volume:
         """Voxels along x, y and z."""
         _, x, y, z = self.array.shape
         return x, y, z
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the voxels are still in their file."""
+        array: object = self.array
+        while isinstance(array, np.ndarray):
+            array = array.base
+        return isinstance(array, mmap)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -22,6 +22,8 @@ from .volume_file import check_finite, check_shape, file_case, is_gzip, rounding
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _DEFLATE_RATIO = 1032
 """The most that one compressed byte can hold, so that a small file can not claim a large volume."""
+MAPPED_BYTES = 2**29
+"""A plain file of as many bytes of voxels is not read into memory, but mapped."""
 _EXCESS = 2**20
 """Bytes after the voxels that are tolerated."""
 _BROKEN = (OSError, EOFError, ValueError, OverflowError, zlib.error)
@@ -58,16 +60,15 @@ def read_nifti(series: Series) -> Volume:
     """The volume of a NIfTI file that `find_series` did not refuse.
 
     Returns:
-        array (1, X, Y, Z) float32, scl_slope and scl_inter applied; the affine in RAS mm: the sform where it is coded,
-        else the qform.
+        array (1, X, Y, Z) float32, scl_slope and scl_inter applied; a large plain file with neither is mapped, in its
+        own type. The affine in RAS mm: the sform where it is coded, else the qform.
     Raises:
         StudyError: the file is cut short or longer than its header says, or holds NaN or infinity.
     """
     assert series.shape is not None and series.affine is not None
     path = series.files[0]
     header = _header(path, series.case)
-    stored = _voxels(path, header, series.case).reshape(series.shape, order="F")
-    array, notices = _scaled(stored, header, series.case)
+    array, notices = _mapped(path, header, series) if _is_mappable(path, header) else _loaded(path, header, series)
     check_finite(array, series.case)
     return Volume(
         array=array[np.newaxis],
@@ -204,14 +205,45 @@ def _voxels(path: Path, header: Any, case: str) -> np.ndarray:
     if filled < len(view):
         raise StudyError(f"case {case}: {filled:,} of {len(view):,} bytes of voxels. Copy the file again.", "truncated")
     if excess > _EXCESS:
-        raise StudyError(f"case {case}: the file goes on after the voxels that its header claims.", "excess-data")
+        raise _too_long(case)
     return stored
+
+
+def _is_mappable(path: Path, header: Any) -> bool:
+    """Whether the file is a large one whose voxels are stored as they are."""
+    size = int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    return size >= MAPPED_BYTES and not is_gzip(path) and _is_unscaled(header)
+
+
+def _is_unscaled(header: Any) -> bool:
+    slope, inter = header.get_slope_inter()
+    return slope is None or (slope, inter) == (1.0, 0.0)
+
+
+def _mapped(path: Path, header: Any, series: Series) -> tuple[np.ndarray, tuple[Notice, ...]]:
+    """(X, Y, Z) in the file, which is as long as its header says."""
+    offset, dtype = _offset(header), header.get_data_dtype()
+    excess = path.stat().st_size - offset - int(np.prod(header.get_data_shape())) * dtype.itemsize
+    if excess > _EXCESS:
+        raise _too_long(series.case)
+    array = np.memmap(path, dtype, "r", offset, series.shape, order="F")
+    return array, rounding(array, series.case)
+
+
+def _loaded(path: Path, header: Any, series: Series) -> tuple[np.ndarray, tuple[Notice, ...]]:
+    assert series.shape is not None
+    stored = _voxels(path, header, series.case).reshape(series.shape, order="F")
+    return _scaled(stored, header, series.case)
+
+
+def _too_long(case: str) -> StudyError:
+    return StudyError(f"case {case}: the file goes on after the voxels that its header claims.", "excess-data")
 
 
 def _scaled(stored: np.ndarray, header: Any, case: str) -> tuple[np.ndarray, tuple[Notice, ...]]:
     """(X, Y, Z) float32 with the header's scale applied; a notice where large integers lose digits."""
-    slope, inter = header.get_slope_inter()
-    if slope is not None and (slope, inter) != (1.0, 0.0):
+    if not _is_unscaled(header):
+        slope, inter = header.get_slope_inter()
         array = np.empty(stored.shape, np.float32)
         for k in range(stored.shape[2]):
             array[:, :, k] = stored[:, :, k] * np.float64(slope) + np.float64(inter)

@@ -52,7 +52,10 @@ def check_finite(array: np.ndarray, case: str) -> None:
     Raises:
         StudyError: some are NaN or infinite; the message counts them.
     """
-    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if array.dtype.kind in "iu":
+        return
+    planes = np.moveaxis(array, -1, 0)  # one after the other: a mapped array may be larger than memory
+    bad = sum(plane.size - int(np.count_nonzero(np.isfinite(plane))) for plane in planes)
     if bad:
         raise StudyError(
             f"case {case}: {bad:,} of {array.size:,} voxels are NaN or infinite. Replace them (by 0, say) first.",
@@ -67,6 +70,10 @@ def rounding(stored: np.ndarray, case: str) -> tuple[Notice, ...]:
         stored: the voxels before they became float32, at least one.
         case: the case, for the message.
     """
-    if stored.dtype.kind not in "iu" or max(-int(stored.min()), int(stored.max())) <= 2**24:
+    if (
+        stored.dtype.kind not in "iu"
+        or stored.dtype.itemsize <= 2
+        or max(-int(stored.min()), int(stored.max())) <= 2**24
+    ):
         return ()
     return (Notice("rounded-integers", f"case {case}: integers above 2^24 were rounded to float32."),)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.pipeline.errors import GeometryError, StudyError
 from scanloom.pipeline.studies import find_series, read_series
+from scanloom.pipeline.studies import nifti as nifti_module
 from scanloom.pipeline.studies.volume_file import file_case
 
 ITK_WARNS = pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")
@@ -249,3 +250,51 @@ def test_an_nrrd_without_space_is_told(tmp_path):
 def test_case_names_are_fit_for_folders(tmp_path):
     names = ["a.nii.gz", "b.1.NII", "..nii", "x:y*.mha", "plain"]
     assert [file_case(tmp_path / name) for name in names] == ["a", "b.1", "volume", "x_y_", "plain"]
+
+
+@pytest.fixture
+def mapped_from_100_bytes(monkeypatch):
+    monkeypatch.setattr(nifti_module, "MAPPED_BYTES", 100)
+
+
+@pytest.mark.parametrize("dtype", ["int16", ">i2", "float32", "uint8"])
+def test_a_large_plain_file_is_mapped_in_its_own_type(tmp_path, mapped_from_100_bytes, dtype):
+    array, affine = make_volume()
+    image = nibabel.Nifti1Image(
+        (array % 200).astype(dtype), affine, nibabel.Nifti1Header(endianness=dtype[0] if dtype[0] == ">" else "<")
+    )
+    image.set_data_dtype(np.dtype(dtype))
+    nibabel.save(image, tmp_path / "x.nii")
+    volume = read_one(tmp_path / "x.nii")
+    assert volume.is_mapped
+    assert volume.array.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(volume.array[0], array % 200)
+
+
+def test_compressed_scaled_and_small_files_are_not_mapped(tmp_path, monkeypatch, mapped_from_100_bytes):
+    array, affine = make_volume()
+    zipped = write_nifti(tmp_path / "x.nii.gz", array, affine)
+    scaled = write_nifti(tmp_path / "y.nii", array, affine, lambda header: header.set_slope_inter(2, 1))
+    plain = write_nifti(tmp_path / "z.nii", array, affine)
+    assert [read_one(path).is_mapped for path in (zipped, scaled, plain)] == [False, False, True]
+    monkeypatch.undo()
+    assert not read_one(plain).is_mapped
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(lambda data: data[:-1], "truncated"), (lambda data: data + bytes(2**21), "excess-data")]
+)
+def test_a_mapped_file_is_as_long_as_its_header_says(tmp_path, mapped_from_100_bytes, change, code):
+    path = write_nifti(tmp_path / "x.nii", *make_volume())
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(StudyError) as caught:
+        read_one(path)
+    assert caught.value.code == code
+
+
+def test_nan_in_a_mapped_file_is_refused(tmp_path, mapped_from_100_bytes):
+    array, affine = make_volume()
+    array = array.astype(np.float32)
+    array[1, 2, 3] = np.nan
+    with pytest.raises(StudyError, match=r"1 of .* voxels are NaN or infinite"):
+        read_one(write_nifti(tmp_path / "x.nii", array, affine))
