@@ -124,6 +124,24 @@ class Bundle:
         return tuple(sorted(classes, key=lambda label: label.value))
 
     @property
+    def bf16_dice_cost(self) -> float | None:
+        """Mean Dice in fp32 less that in bf16, as the metadata's `measured_dice` has them; None where it does not.
+
+        Raises:
+            BundleError: they are no numbers.
+        """
+        measured = self.metadata.get("measured_dice", {})
+        try:
+            return float(measured["fp32"]) - float(measured["bf16"])
+        except KeyError:
+            return None
+        except (TypeError, ValueError):
+            raise BundleError(
+                f"bundle {self.name}: measured_dice in configs/metadata.json is {measured!r}. "
+                'Make it an object such as {"fp32": 0.891, "bf16": 0.891}, or leave it out.'
+            ) from None
+
+    @property
     def weights(self) -> Path:
         """The state dict that inference loads."""
         return self.folder / "models" / "model.pt"

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -56,6 +56,7 @@ app = typer.Typer(
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -66,7 +67,15 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case.")],
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
     formats: Annotated[list[str] | None, typer.Option("--format", help="nifti, dicom-seg; may be repeated.")] = None,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="auto is bf16 where the bundle says that it does no harm and the device computes in it."),
+    ] = "auto",
+    engine: Annotated[
+        Literal["torch", "openvino"], typer.Option(help="What runs the network; openvino on processors only.")
+    ] = "torch",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases that these weights have done.")] = False,
     as_json: JsonOption = False,
@@ -87,6 +96,9 @@ def predict(
         series,
         tuple(formats or ()),
         device,
+        precision,
+        engine,
+        compile,
         trust_bundle,
         skip_existing,
         only_predicts=not trust_bundle,

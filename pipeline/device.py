@@ -25,6 +25,18 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def find_devices(names: str) -> tuple[torch.device, ...]:
+    """The devices of those names, with commas between: "cuda:0,cuda:1"; no name twice.
+
+    Raises:
+        UsageError: one is not here, or they are of several kinds.
+    """
+    devices = tuple(dict.fromkeys(find_device(name.strip()) for name in names.split(",")))
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"--device {names}: devices that share a scan must be of one kind, such as cuda:0,cuda:1.")
+    return devices
+
+
 def describe_device(device: torch.device) -> str:
     """The device in words, for reports: "cuda:0 (NVIDIA H200)", "cpu (2 threads)"."""
     if device.type == "cuda":

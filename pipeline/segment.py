@@ -34,7 +34,10 @@ class PredictOptions:
         output: the folder OUT; a case's files go to OUT/<case>.
         series: which series of each input; None where the bundle's rule must decide.
         formats: "nifti", "dicom-seg"; empty for NIfTI, and DICOM SEG where the input is DICOM.
-        device: "auto", "cpu", "cuda", …
+        device: "auto", "cpu", "cuda", …; several of one kind with commas between.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        engine: "torch" or "openvino".
+        compile: run the network through `torch.compile`.
         trust_bundle: run a bundle that is a stranger's.
         skip_existing: leave cases alone that these weights have done already.
         only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
@@ -45,6 +48,9 @@ class PredictOptions:
     series: str | None = None
     formats: Sequence[str] = ()
     device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+    compile: bool = False
     trust_bundle: bool = False
     skip_existing: bool = False
     only_predicts: bool = False
@@ -99,7 +105,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
         started = perf_counter()
         result = CaseResult(None)
         try:
-            share = _Share(report, index, len(options.inputs))
+            share = _Share(report, index / len(options.inputs), (index + 1) / len(options.inputs))
             _segment(path, result, bundle, options, loaded, [done.case for done in results], share)
         except PipelineError as error:
             result.status = "refused" if error.exit_status in (2, 3) else "failed"
@@ -159,11 +165,11 @@ def _segment(
         clock.lap("load")
     predictor = loaded[0]
     size = " x ".join(map(str, volume.spatial_shape))
-    report(f"{series.case}: {size} voxels on {predictor.device_name}", 0.5)
-    labels = predictor(volume)
+    report(f"{series.case}: {size} voxels on {predictor.device_name}", 0.2)
+    labels = predictor(volume, report.part(0.2, 0.9))
     clock.lap("predict")
     report(f"{series.case}: writing", 0.9)
-    facts = RunFacts(predictor.device_name, clock.seconds)
+    facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts)
     written = write_case(result.folder, labels, volume, bundle, facts, options.formats)
     trail = json.loads(written["report"].read_text(encoding="utf-8"))
     result.volumes_ml = {label["name"]: label["volume_ml"] for label in trail["labels"]}
@@ -174,11 +180,15 @@ def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
     """The bundle, ready; here, and not before an input has been read, torch and MONAI are imported."""
     if options.only_predicts:
         from .inference.lean_import import import_monai_for_inference
+        from .inference.memory import keep_freed_memory
 
         import_monai_for_inference()
+        keep_freed_memory()
     from .inference.predictor import Predictor
 
-    return Predictor(bundle, options.device)
+    return Predictor(
+        bundle, options.device, precision=options.precision, engine=options.engine, compile=options.compile
+    )
 
 
 def _already_done(folder: Path, bundle: Bundle) -> bool:
@@ -205,14 +215,18 @@ def _make_folder(folder: Path) -> None:
 
 
 class _Share:
-    """A case's part of the whole run's progress."""
+    """A part of the whole run's progress, from `begin` to `end` of it."""
 
-    def __init__(self, report: Report, index: int, cases: int) -> None:
-        self.report, self.index, self.cases = report, index, cases
+    def __init__(self, report: Report, begin: float, end: float) -> None:
+        self.report, self.begin, self.end = report, begin, end
 
-    def __call__(self, line: str, done: float) -> None:
-        """Say one line; `done` is the share of this case that is behind it."""
-        self.report(line, (self.index + done) / self.cases)
+    def __call__(self, line: str | None, done: float | None = None) -> None:
+        """Say one line; `done` is the share of this part that is behind it."""
+        self.report(line, None if done is None else self.begin + (self.end - self.begin) * done)
+
+    def part(self, begin: float, end: float) -> _Share:
+        """A part of this part."""
+        return _Share(self, begin, end)
 
 
 class _Clock:

@@ -168,7 +168,7 @@ def make_bundle(
     Args:
         folder: of the bundle; made where it is missing.
         spacing: what the preprocessing resamples to, in mm; None leaves the voxels as they are.
-        mirror_axes: of the `MirroredInferer`; none for the plain sliding window.
+        mirror_axes: of the `StreamingInferer`; without any, the inferer is MONAI's.
         out_channels: of the network; the labels are 1 to out_channels - 1, or 1 for one channel.
         seed: of the weights.
         config: ids of inference.yaml that replace or, where None, drop those made here.
@@ -224,16 +224,15 @@ def _inference_config(spacing: Sequence[float] | None, mirror_axes: Sequence[int
     if spacing is not None:
         steps.append({"_target_": "Spacingd", "keys": "image", "pixdim": [*spacing], "mode": "bilinear"})
     steps.append({"_target_": "NormalizeIntensityd", "keys": "image"})
-    windows = {"_target_": "SlidingWindowInferer", "roi_size": [12, 12, 12], "overlap": 0.5, "mode": "gaussian"}
-    mirrored = {
-        "_target_": "scanloom.pipeline.inference.mirroring.MirroredInferer",
-        "inferer": windows,
-        "axes": [*mirror_axes],
-    }
+    windows: dict[str, Any] = {"roi_size": [12, 12, 12], "overlap": 0.5, "mode": "gaussian"}
+    if mirror_axes:
+        windows |= {"_target_": "scanloom.pipeline.inference.StreamingInferer", "mirror_axes": [*mirror_axes]}
+    else:
+        windows |= {"_target_": "SlidingWindowInferer"}
     return {
         "network_def": {"_target_": "scanloom.networks.UNet", **_tiny_network(out_channels)},
         "preprocessing": {"_target_": "Compose", "transforms": steps},
-        "inferer": mirrored if mirror_axes else windows,
+        "inferer": windows,
     }
 
 

@@ -6,6 +6,7 @@ Nothing here raises for what a system does not tell: such an answer is None.
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import sys
 from collections.abc import Iterator
@@ -29,14 +30,34 @@ PROCESS = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_BYTES = 2**30  # larger blocks go back to the system all the same
 UNLIMITED = 2**60  # version 1 writes about 2**63 where there is no limit
 
 HOST_FACTOR = 1.25
 """On a processor, times the bytes of the activations: oneDNN copies the input of a convolution while it runs."""
-HOST_EXTRA_BYTES = 128 * 2**20
-"""On a processor, added to that: freed blocks below 32 MiB that glibc keeps, buffers of small convolutions."""
+HOST_EXTRA_BYTES = 320 * 2**20
+"""On a processor, added to that: freed blocks that glibc keeps (up to 110 MiB more than 128 MiB where it is told to by
+`keep_freed_memory`), buffers of small convolutions."""
 
 log = logging.getLogger(__name__)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use freed memory again instead of handing it back; whether its allocator can be told so.
+
+    A network's activations are freed and taken again in every pass, and each page that comes fresh from the system is
+    a fault to be served and zeros to be written. On 2 cores the hippocampus network took 1.5 times as long at 96^3
+    voxels without this, and a small one 1.7 times at 128^3; the process held 110 to 240 MiB more with it.
+    Source: mallopt(3), glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library, such as musl
+        return False
+    return all([mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) == 1, mallopt(M_TRIM_THRESHOLD, 2**31 - 1) == 1])
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms import Compose
-from torch import nn
+from torch import Tensor, nn
 
 from ..bundle import Bundle
-from ..device import describe_device, find_device
-from ..errors import BundleError
-from ..volume import Volume
-from .prepare import canonical, labels_on_grid, prepare, to_source_order
+from ..device import describe_device, find_devices
+from ..errors import BundleError, PipelineError
+from ..progress import Report, silent
+from ..volume import Notice, Volume
+from .memory import PeakMemory, available_bytes, human_bytes
+from .precision import choose_precision, precision_notice
+from .prepare import canonical, labels_on_grid, prepare, straightened, to_source_order
+from .ready import ReadyNetwork, check_engine, make_ready
+from .regrid import GridMap
+from .runner import flatten
+from .scan import ArrayScan, Scan, TensorScan
+from .streaming import StreamingInferer
+from .voxelwise import NeedsWholeScan, voxelwise
 
 NEEDED = ("network_def", "preprocessing", "inferer")
+REMEDIES = (
+    "Close other programs, choose smaller windows (roi_size in the bundle's inferer), or a device with more memory."
+)
+FLOAT_BYTES = 4
+HOST = torch.device("cpu")
+COPIES = 3
+"""Volumes of float32 that preprocessing of a whole scan holds at once: before and after a step, and its workings."""
 
 
 class Predictor:
@@ -25,50 +45,167 @@ class Predictor:
 
     Args:
         bundle: its `inference` config names `network_def`, `preprocessing` and `inferer`.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one; several of one kind, with
+            commas between, share the windows of a scan.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        engine: "torch" or "openvino".
+        compile: run the network through `torch.compile`.
+
+    Attributes:
+        facts: of the last volume: windows, seconds, precision, memory; for a report.
+        notices: of the last volume: what a user should know.
+
     Raises:
         BundleError: the config or the weights are missing or do not fit each other.
-        UsageError: there is no such device.
+        UsageError: there is no such device, precision or engine.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        *,
+        precision: str = "auto",
+        engine: str = "torch",
+        compile: bool = False,
+    ) -> None:
         self.bundle = bundle
-        self.device = find_device(device)
-        config = bundle.config("inference")
-        parser = _parser(bundle, config)
-        parser.update({"bundle_root": str(bundle.folder), "device": self.device})
-        missing = [name for name in NEEDED if name not in parser]
-        if missing:
-            raise BundleError(f"bundle {bundle.name}: {config.name} has no {', '.join(missing)}. Add what is missing.")
-        try:
-            self.preprocessing = parser.get_parsed_content("preprocessing")
-            self.inferer = parser.get_parsed_content("inferer")
-            network = parser.get_parsed_content("network_def")
-        except Exception as error:
-            raise BundleError(
-                f"bundle {bundle.name}: {config.name} can not be built: {_last_line(error)}. Mend the config."
-            ) from error
-        for name, built, kind in (("preprocessing", self.preprocessing, Compose), ("network_def", network, nn.Module)):
-            if not isinstance(built, kind):
-                raise BundleError(
-                    f"bundle {bundle.name}: {config.name}: {name} is a {type(built).__name__}. "
-                    f"Make it a {kind.__name__}."
-                )
-        self.network = _with_weights(network, bundle).to(self.device).eval()
+        self.devices = find_devices(device)
+        self.device = self.devices[0]
+        self.precision = choose_precision(precision, self.device, bundle.bf16_dice_cost)
+        check_engine(engine, self.device, compile)
+        self.engine, self.compile = engine, compile
+        self.preprocessing, self.inferer, network = _built(bundle, self.device)
+        self.network = _with_weights(network, bundle).eval()
+        self.facts: dict[str, Any] = {}
+        self.notices: tuple[Notice, ...] = ()
+        self._ready: ReadyNetwork | None = None
 
     @property
     def device_name(self) -> str:
-        """The device in words, for reports."""
-        return describe_device(self.device)
+        """The devices in words, for reports."""
+        return ", ".join(map(describe_device, self.devices))
 
     @torch.inference_mode()
-    def __call__(self, volume: Volume) -> np.ndarray:
-        """(X, Y, Z) integers on the volume's own grid."""
-        turned = canonical(volume)
-        prepared = prepare(turned, self.preprocessing)
-        image = prepared["image"].as_tensor().unsqueeze(0).to(self.device)
-        logits = _tensor(self.inferer(image, self.network))[0]
-        return to_source_order(labels_on_grid(logits, prepared, self.preprocessing, turned), volume)
+    def __call__(self, volume: Volume, report: Report = silent) -> np.ndarray:
+        """(X, Y, Z) integers on the volume's own grid.
+
+        Raises:
+            PipelineError: there is not enough memory for it; nothing was computed.
+            BundleError: the preprocessing can not be inverted to the volume's grid.
+        """
+        self.facts, self.notices = {}, ()
+        with PeakMemory(self.device) as peak:
+            turned = canonical(volume)
+            labels = to_source_order(self._labels(turned, report), volume)
+        slow = precision_notice(self.precision, self.device)
+        if slow:
+            self.notices += (Notice("precision", slow),)
+        self.facts["peak_memory"] = {
+            "host_bytes": peak.host_bytes,
+            "device_bytes": peak.device_bytes,
+            "added_bytes": peak.added_bytes,
+        }
+        return labels
+
+    def _labels(self, volume: Volume, report: Report) -> np.ndarray:
+        """Labels on the grid of the volume, which is in canonical order."""
+        how = voxelwise(self.preprocessing, volume) if volume.is_mapped else None
+        if how is not None and not isinstance(how, NeedsWholeScan):
+            return self._streamed(ArrayScan(volume.array, how), None, volume, report)
+        self._require_whole(volume, how)
+        prepared = prepare(volume, self.preprocessing)
+        image = prepared["image"]
+        scan = TensorScan(image.as_tensor())
+        grid_map = GridMap.between(np.asarray(image.affine), straightened(volume.affine), volume.spatial_shape)
+        if isinstance(self.inferer, StreamingInferer) and grid_map is not None and grid_map.beyond(scan.size) <= 1:
+            return self._streamed(scan, None if grid_map.is_identity(scan.size) else grid_map, volume, report)
+        logits = self._whole(scan)
+        return labels_on_grid(logits, prepared, self.preprocessing, volume)
+
+    def _streamed(self, scan: Scan, grid_map: GridMap | None, volume: Volume, report: Report) -> np.ndarray:
+        """Windows blended, interpolated onto the volume's grid and reduced to labels, box by box."""
+        voxels = prod(volume.spatial_shape)
+        try:
+            estimate = self.inferer.estimate(scan, self.network, voxels, self.devices, regridded=grid_map is not None)
+        except ValueError as error:  # windows that this scan or this network does not take
+            raise BundleError(f"bundle {self.bundle.name}: its inferer does not fit {volume.case}: {error}") from error
+        estimate.require(volume.case, REMEDIES)
+        report(f"{volume.case}: {estimate}", 0.0)
+        made: list[np.ndarray] = []
+
+        def make(shape: tuple[int, ...], kind: torch.dtype) -> np.ndarray:
+            made.append(torch.empty(shape, dtype=kind).numpy())
+            return made[0]
+
+        network = self._network_for(scan.channels, self.inferer.window_size(scan.size))
+        facts = self.inferer.stream(scan, network, make, device=self.devices, grid_map=grid_map, report=report)
+        self.notices += tuple(Notice("memory", each) for each in facts.notices)
+        self.facts |= {
+            "mode": self.inferer.mode,
+            "windows": facts.windows,
+            "skipped_windows": facts.skipped,
+            "seconds": round(facts.seconds, 3),
+            "tile_disagreement": facts.tile_disagreement,
+            "estimated_bytes": {"host": estimate.host_bytes, "device": estimate.device_bytes},
+        }
+        return made[0][0]
+
+    def _whole(self, scan: TensorScan) -> Tensor:
+        """(K, *spatial) logits of the whole scan: for others' inferers, and grids that boxes can not be brought to."""
+        image = scan.image[None].to(self.device)
+        inferer = self.inferer
+        if isinstance(inferer, StreamingInferer):
+            inferer = copy(inferer)
+            inferer.output = "logits"
+        return flatten(inferer(image, self._network_for(scan.channels, scan.size)))[1][0][0]
+
+    def _network_for(self, channels: int, window_size: Sequence[int]) -> ReadyNetwork:
+        """The network, made ready at the first scan, for windows of that size above all."""
+        if self._ready is None:
+            shape = (1, channels, *window_size)
+            self._ready = make_ready(
+                self.network, self.device, self.precision, compile=self.compile, engine=self.engine, example_shape=shape
+            )
+        self.facts |= self._ready.description
+        return self._ready
+
+    def _require_whole(self, volume: Volume, how: NeedsWholeScan | None) -> None:
+        needed, available = COPIES * FLOAT_BYTES * volume.array.size, available_bytes(HOST)
+        if available is not None and needed > available:
+            step = f" ({how.step} needs the whole scan)" if how else ""
+            raise PipelineError(
+                f"{volume.case}: its preprocessing{step} takes about {human_bytes(needed)} of memory, where "
+                f"{human_bytes(available)} can be had. Close other programs, crop the scan, or take a larger machine."
+            )
+
+
+def _built(bundle: Bundle, device: torch.device) -> tuple[Compose, Inferer, nn.Module]:
+    """Preprocessing, inferer and network as the bundle's config has them; MONAI's sliding windows become ours."""
+    config = bundle.config("inference")
+    parser = _parser(bundle, config)
+    parser.update({"bundle_root": str(bundle.folder), "device": device})
+    missing = [name for name in NEEDED if name not in parser]
+    if missing:
+        raise BundleError(f"bundle {bundle.name}: {config.name} has no {', '.join(missing)}. Add what is missing.")
+    try:
+        preprocessing, inferer, network = (
+            parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "network_def")
+        )
+    except Exception as error:
+        raise BundleError(
+            f"bundle {bundle.name}: {config.name} can not be built: {_last_line(error)}. Mend the config."
+        ) from error
+    for name, built, kind in (("preprocessing", preprocessing, Compose), ("network_def", network, nn.Module)):
+        if not isinstance(built, kind):
+            raise BundleError(
+                f"bundle {bundle.name}: {config.name}: {name} is a {type(built).__name__}. Make it a {kind.__name__}."
+            )
+    if type(inferer) is SlidingWindowInferer:
+        inferer = StreamingInferer.like(inferer)
+    if isinstance(inferer, StreamingInferer):
+        inferer.output = "labels"
+    return preprocessing, inferer, network
 
 
 def _parser(bundle: Bundle, config: Path) -> ConfigParser:
@@ -94,11 +231,6 @@ def _with_weights(network: nn.Module, bundle: Bundle) -> nn.Module:
             f"{_last_line(error)}. Train the bundle again, or restore its files."
         ) from error
     return network
-
-
-def _tensor(output: Any) -> torch.Tensor:
-    """The logits, where an inferer returns several outputs the first."""
-    return output if isinstance(output, torch.Tensor) else next(iter(output))
 
 
 def _last_line(error: BaseException) -> str:

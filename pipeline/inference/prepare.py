@@ -27,18 +27,23 @@ SPACING_STEP_MM = 2.0**-16
 
 
 def canonical(volume: Volume) -> Volume:
-    """The volume with its array axes nearest to R, A and S, contiguous; no voxel is interpolated."""
+    """The volume with its array axes nearest to R, A and S; no voxel is interpolated.
+
+    The array is contiguous float32, but that of a mapped file stays in it, seen in another order.
+    """
     turn = orientations.io_orientation(volume.affine)
-    array = np.stack([orientations.apply_orientation(channel, turn) for channel in volume.array])
     affine = volume.affine @ orientations.inv_ornt_aff(turn, volume.spatial_shape)
+    if volume.is_mapped:
+        return replace(volume, array=orientations.apply_orientation(volume.array[0], turn)[np.newaxis], affine=affine)
+    array = np.stack([orientations.apply_orientation(channel, turn) for channel in volume.array])
     return replace(volume, array=np.ascontiguousarray(array, dtype=np.float32), affine=affine)
 
 
 def to_source_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
-    """Labels on the grid of `canonical(volume)` -> on the volume's own, (X, Y, Z)."""
+    """Labels on the grid of `canonical(volume)` -> on the volume's own, (X, Y, Z); the same memory in another order."""
     turn = orientations.io_orientation(volume.affine)
     back = orientations.ornt_transform(np.stack([np.arange(3), np.ones(3)], axis=1), turn)
-    return np.ascontiguousarray(orientations.apply_orientation(labels, back))
+    return orientations.apply_orientation(labels, back)
 
 
 def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
@@ -51,7 +56,7 @@ def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
         {"image": (C, *spatial)} with the applied operations that `labels_on_grid` inverts.
     """
     image = MetaTensor(
-        torch.from_numpy(volume.array),
+        torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32)),
         affine=torch.from_numpy(straightened(volume.affine)),
         meta={
             MetaKeys.SPACE: SpaceKeys.RAS,
@@ -77,11 +82,16 @@ def straightened(affine: np.ndarray) -> np.ndarray:
     Returns:
         (4, 4); a sheared affine as it is, for its shear is to be resampled away.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    directions = affine[:3, :3] / spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() > RIGHT_ANGLE:
+    if is_sheared(affine):
         return affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return np.diag([*(np.round(spacing / SPACING_STEP_MM) * SPACING_STEP_MM), 1.0])
+
+
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether two axes of the grid meet at another angle than a right one."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > RIGHT_ANGLE)
 
 
 def after_loader(preprocessing: Compose) -> Compose:

@@ -103,7 +103,7 @@ def make_ready(
         UsageError: the arguments do not fit together, or OpenVINO is not installed.
     """
     precision = choose_precision(precision, device, None)
-    _check_engine(engine, device, compile)
+    check_engine(engine, device, compile)
     folded, count = fold_batch_norm(network.to(device), _example(network, example_shape, device))
     folded.requires_grad_(False)
     description = {
@@ -127,7 +127,12 @@ def make_ready(
     return ready.eval()
 
 
-def _check_engine(engine: str, device: torch.device, compile: bool) -> None:
+def check_engine(engine: str, device: torch.device, compile: bool) -> None:
+    """Return where the engine runs on the device.
+
+    Raises:
+        UsageError: there is no such engine, or it does not run there or compiled.
+    """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: there is no such engine. Use one of {', '.join(ENGINES)}.")
     if engine == "openvino" and device.type != "cpu":

@@ -43,6 +43,11 @@ class GridMap:
             return None
         return cls(tuple(size), tuple(map(float, scale)), tuple(map(float, offset)))
 
+    def beyond(self, network_size: Sequence[int]) -> float:
+        """The most voxels of the network's grid by which a voxel of the scan lies outside of it; at least 0."""
+        ends = zip(self.size, self.scale, self.offset, network_size, strict=True)
+        return max(max(-offset, offset + scale * (size - 1) - (limit - 1), 0.0) for size, scale, offset, limit in ends)
+
     def is_identity(self, network_size: Sequence[int]) -> bool:
         """Whether both grids are the same."""
         shift = max(

@@ -255,6 +255,10 @@ class StreamingInferer(Inferer):
         held = 0 if needs is None else sum(one.held_bytes(channels, regridded) for channels in needs.channels)
         return Estimate.of(one.windows, needs, held, host_bytes, devices[0])
 
+    def window_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Voxels of the windows of an image of that size, an axis."""
+        return window_grid(size, self.roi_size, self.overlap).roi
+
     def _pass(
         self,
         scan: Scan,

@@ -29,11 +29,13 @@ class RunFacts:
         device: what the network ran on, such as "cpu" or "cuda:0 (NVIDIA H200)".
         seconds: stage -> wall-clock seconds.
         notices: warnings of the stages after the reader; the volume brings the reader's own.
+        inference: what there is to say of the windows, the precision and the memory.
     """
 
     device: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def build_report(
         "input": _describe_input(volume),
         "bundle": _describe_bundle(bundle),
         "device": facts.device,
+        "inference": dict(facts.inference),
         "versions": package_versions(),
         "seconds": {stage: round(seconds, 3) for stage, seconds in facts.seconds.items()},
         "labels": [

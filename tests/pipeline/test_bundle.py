@@ -182,3 +182,17 @@ def test_the_running_bundle_is_the_working_folder_where_no_config_was_named(tmp_
     words = ["--dataset", "dataset.json", "--config_file", "configs/gone.yaml", "--name", "x" * 5000]
     monkeypatch.setattr("sys.argv", ["monai.bundle", *words])
     assert running_bundle_root() == tmp_path
+
+
+def test_what_bf16_costs_is_the_difference_of_what_was_measured(tmp_path):
+    assert bundle_of(tmp_path).bf16_dice_cost is None
+    assert bundle_of(tmp_path, measured_dice={"fp32": 0.9}).bf16_dice_cost is None
+    assert bundle_of(tmp_path, measured_dice={"fp32": 0.9, "bf16": 0.88}).bf16_dice_cost == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("measured", [{"fp32": "good", "bf16": 0.9}, [0.9, 0.9], 0.9, {"fp32": None, "bf16": 0.9}])
+def test_a_measured_dice_that_is_no_number_is_refused(tmp_path, measured):
+    with pytest.raises(
+        BundleError, match=r"bundle mine: measured_dice in configs/metadata\.json is .*Make it an object"
+    ):
+        _ = bundle_of(tmp_path, measured_dice=measured).bf16_dice_cost

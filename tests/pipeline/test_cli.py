@@ -43,6 +43,8 @@ def imported_by(*words: str) -> tuple[int, set[str]]:
         (["predict", "--help"], 0),
         (["predict", "--nonsense"], 2),
         (["predict", "-b", "x"], 2),
+        (["predict", "-b", "x", "-i", ".", "-o", "out", "--precision", "fp8"], 2),
+        (["predict", "-b", "x", "-i", ".", "-o", "out", "--engine", "steam"], 2),
         (["predict", "-b", "x", "-i", "missing.nii", "-o", "out"], 2),
         (["predict", "-b", "no-such-bundle", "-i", ".", "-o", "out"], 1),
         (["inspect", "missing"], 2),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from scanloom.pipeline.device import describe_device, find_device, has_bf16
+from scanloom.pipeline import device as device_module
+from scanloom.pipeline.device import describe_device, find_device, find_devices, has_bf16
 from scanloom.pipeline.errors import UsageError
 
 
@@ -16,6 +17,15 @@ def test_an_unknown_device_is_a_wrong_argument(name: str) -> None:
 def test_auto_is_a_gpu_where_there_is_one() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert find_device("auto").type == expected
+
+
+def test_several_devices_of_one_kind_are_named_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_devices("cpu") == (torch.device("cpu"),)
+    assert find_devices("cpu, cpu") == (torch.device("cpu"),)
+    monkeypatch.setattr(device_module, "find_device", torch.device)
+    assert find_devices("cuda:0,cuda:1") == (torch.device("cuda:0"), torch.device("cuda:1"))
+    with pytest.raises(UsageError, match="--device cpu,cuda:0: devices that share a scan must be of one kind"):
+        find_devices("cpu,cuda:0")
 
 
 def test_a_device_is_described_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ def test_elsewhere_than_on_a_terminal_lines_are_all_there_is(capsys: pytest.Capt
     with ProgressBar("train") as report:
         report("epoch 1/2", 0.5)
         report("[bold]as it is[/bold]")
+        report(None, 0.7)
     assert capsys.readouterr() == ("", "epoch 1/2\n[bold]as it is[/bold]\n")
 
 
@@ -29,7 +30,9 @@ def test_on_a_terminal_the_lines_stand_above_a_bar(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TERM", "xterm")
     with ProgressBar("train") as report:
         report("epoch [1]/2", 0.5)
+        report(None, 0.7)
     written = stream.getvalue()
+    assert "None" not in written
     assert "epoch [1]/2" in written and "train" in written and "\x1b[" in written
 
 

@@ -1,18 +1,24 @@
 """A bundle made ready: what is refused, and the same labels for every order of the same scan."""
 
+import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from factories import make_bundle, make_volume, reorient, write_mr_series, write_nifti
+from monai.bundle import ConfigParser
 from scanloom.networks import UNet
 from scanloom.pipeline.bundle import Bundle
-from scanloom.pipeline.errors import BundleError
+from scanloom.pipeline.errors import BundleError, PipelineError, UsageError
+from scanloom.pipeline.inference import StreamingInferer, estimate
+from scanloom.pipeline.inference import predictor as predictor_module
 from scanloom.pipeline.inference.predictor import Predictor
+from scanloom.pipeline.inference.regrid import GridMap
 from scanloom.pipeline.studies import find_series, read_series
 from scanloom.pipeline.volume import Volume
 
@@ -86,6 +92,159 @@ def test_a_network_of_one_channel_gives_a_mask(tmp_path):
     assert set(np.unique(labels)) == {0, 1}
 
 
+def scan_of(shape, spacing=(1.0, 1.0, 1.0)) -> Volume:
+    array, affine = make_volume(shape, spacing=spacing)
+    return Volume(array[None].astype(np.float32), affine, "case")
+
+
+def inferer_of(mode="gaussian", **settings):
+    return {"inferer": {"_target_": "scanloom.pipeline.inference.StreamingInferer", "mode": mode, **settings}}
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.3, 0.8)], ids=["as it is", "resampled"])
+@pytest.mark.parametrize("mode", ["gaussian", "seamless"])
+def test_streamed_labels_are_those_of_whole_logits_brought_back_by_monai(tmp_path, monkeypatch, spacing, mode):
+    """The voxels apart are ties of float32."""
+    config = inferer_of(mode, roi_size=[22, 22, 22], overlap=0.5)
+    predictor = Predictor(make_bundle(tmp_path, spacing=spacing, config=config))
+    volume = scan_of((31, 26, 22), (1.1, 0.9, 1.7))
+    streamed = predictor(volume)
+    assert predictor.facts["windows"] > 1
+    monkeypatch.setattr(GridMap, "between", lambda *_: None)
+    whole = predictor(volume)
+    assert "windows" not in predictor.facts
+    assert {*np.unique(whole)} == {0, 1, 2}
+    assert (streamed != whole).mean() < 1e-3
+
+
+def test_a_scan_that_was_cropped_gets_its_surroundings_back_as_background(tmp_path):
+    bundle = make_bundle(tmp_path)
+    config = json.loads(bundle.config("inference").read_text())
+    crop = {"_target_": "CenterSpatialCropd", "keys": "image", "roi_size": [10, 10, 10]}
+    config["preprocessing"]["transforms"].append(crop)
+    bundle.config("inference").write_text(json.dumps(config))
+    labels = Predictor(bundle)(scan_of((20, 20, 20)))
+    assert labels.shape == (20, 20, 20)
+    assert not labels[:5].any() and not labels[15:].any() and labels[5:15].any()
+
+
+def test_monais_sliding_window_becomes_ours(tmp_path):
+    inferer = Predictor(make_bundle(tmp_path)).inferer
+    assert isinstance(inferer, StreamingInferer)
+    assert (inferer.roi_size, inferer.overlap, inferer.mode) == ([12, 12, 12], 0.5, "gaussian")
+
+
+def test_any_other_inferer_is_taken_as_it_is(tmp_path):
+    volume = scan_of((12, 12, 12))
+    ours = Predictor(make_bundle(tmp_path / "a"))(volume)
+    theirs = Predictor(make_bundle(tmp_path / "b", config={"inferer": {"_target_": "SimpleInferer"}}))
+    assert (theirs(volume) != ours).mean() < 1e-3
+    assert "windows" not in theirs.facts
+
+
+def test_the_facts_tell_windows_seconds_precision_and_memory(tmp_path):
+    predictor = Predictor(make_bundle(tmp_path, mirror_axes=(0,)), precision="fp32")
+    predictor(scan_of((20, 18, 12)))
+    facts = predictor.facts
+    assert facts["windows"] == 3 * 2
+    assert (facts["mode"], facts["precision"]) == ("gaussian", "fp32")
+    assert facts["seconds"] > 0
+    assert 0 <= facts["tile_disagreement"] <= 1
+    assert facts["peak_memory"]["host_bytes"] > 2**20
+    assert facts["estimated_bytes"]["host"] > 2**20
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_progress_is_told_while_windows_run(tmp_path):
+    told = []
+    Predictor(make_bundle(tmp_path))(scan_of((24, 24, 24)), lambda line, done=None: told.append((line, done)))
+    assert told[0][0].startswith("case: 27 windows, about ")
+    assert "left" in "".join(line or "" for line, _ in told)
+    assert [done for line, done in told if line is None] == sorted(done for line, done in told if line is None)
+    assert told[-1] == (None, 1.0)
+
+
+def test_what_does_not_fit_is_refused_before_a_window_is_computed(tmp_path, monkeypatch):
+    predictor = Predictor(make_bundle(tmp_path))
+    monkeypatch.setattr(predictor, "_network_for", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(estimate, "available_bytes", lambda device: 2**20)
+    with pytest.raises(
+        PipelineError, match=r"case: 1 windows? need about .*iB of memory on cpu, where 1\.0 MiB can be"
+    ):
+        predictor(scan_of((12, 12, 12)))
+    monkeypatch.setattr(predictor_module, "available_bytes", lambda device: 2**10)
+    with pytest.raises(
+        PipelineError, match=r"case: its preprocessing takes about 20 KiB of memory, where 1\.0 KiB can"
+    ):
+        predictor(scan_of((12, 12, 12)))
+
+
+def test_an_inferer_that_does_not_fit_the_network_is_the_bundles_fault(tmp_path):
+    network = {"_target_": "scanloom.networks.UNet", "out_channels": 3, "features": [4, 8], "spatial_dims": 3}
+    config = {"network_def": {**network, "padding": "same", "norm": "instance"}} | inferer_of(
+        "seamless", roi_size=[40] * 3
+    )
+    bundle = make_bundle(tmp_path, config=config)
+    torch.save(ConfigParser(config["network_def"]).get_parsed_content("").state_dict(), bundle.weights)
+    with pytest.raises(
+        BundleError, match=r'bundle tiny: its inferer does not fit case: mode "seamless" can not be had'
+    ):
+        Predictor(bundle)(scan_of((12, 12, 12)))
+
+
+def test_bf16_is_taken_unasked_only_where_the_bundle_says_that_it_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr("scanloom.pipeline.inference.precision.has_bf16", lambda device: True)
+    assert Predictor(make_bundle(tmp_path)).precision == "fp32"
+    harmless = make_bundle(tmp_path, measured_dice={"fp32": 0.9, "bf16": 0.8999})
+    assert Predictor(harmless).precision == "bf16"
+    assert Predictor(harmless, precision="fp32").precision == "fp32"
+    assert Predictor(make_bundle(tmp_path, measured_dice={"fp32": 0.9, "bf16": 0.89})).precision == "fp32"
+
+
+def test_a_slow_precision_is_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("scanloom.pipeline.inference.precision.has_bf16", lambda device: False)
+    predictor = Predictor(make_bundle(tmp_path), precision="bf16")
+    predictor(scan_of((12, 12, 12)))
+    assert [(notice.code, "emulated" in notice.message) for notice in predictor.notices] == [("precision", True)]
+
+
+def test_a_wrong_engine_or_precision_is_refused_before_the_weights_are_read(tmp_path):
+    bundle = make_bundle(tmp_path)
+    bundle.weights.unlink()
+    with pytest.raises(UsageError, match="--engine steam: there is no such engine"):
+        Predictor(bundle, engine="steam")
+    with pytest.raises(UsageError, match="--precision fp8: there is no such precision"):
+        Predictor(bundle, precision="fp8")
+
+
+def mapped(volume: Volume, path: Path) -> Volume:
+    """The same scan in a file, in the order that files have."""
+    array = np.memmap(path, np.int16, "w+", shape=volume.spatial_shape, order="F")
+    array[:] = volume.array[0]
+    return replace(volume, array=array[None])
+
+
+def test_a_mapped_scan_gets_the_labels_of_one_in_memory(tmp_path):
+    """Its mean and deviation are summed in another order: the voxels apart are ties of float32."""
+    predictor = Predictor(
+        make_bundle(tmp_path / "bundle", spacing=(1.0, 1.0, 1.0), config=inferer_of(roi_size=[16] * 3))
+    )
+    array, affine = reorient(*make_volume((31, 26, 22), spacing=(1.0, 1.0, 1.0)), (2, 0, 1), (True, False, True))
+    volume = Volume(array[None].astype(np.float32), affine, "case")
+    expected = predictor(volume)
+    assert (predictor(mapped(volume, tmp_path / "voxels")) != expected).mean() < 1e-3
+    assert predictor.facts["windows"] > 1
+
+
+def test_a_mapped_scan_that_must_be_resampled_is_read_as_a_whole_and_that_is_said(tmp_path, monkeypatch):
+    predictor = Predictor(make_bundle(tmp_path / "bundle", spacing=(2.0, 2.0, 2.0)))
+    volume = scan_of((20, 18, 16))
+    assert (predictor(mapped(volume, tmp_path / "voxels")) == predictor(volume)).all()
+    monkeypatch.setattr(predictor_module, "available_bytes", lambda device: 2**10)
+    with pytest.raises(PipelineError, match=r"case: its preprocessing \(Spacingd needs the whole scan\) takes about"):
+        predictor(mapped(volume, tmp_path / "voxels"))
+
+
 def test_weights_may_lie_under_the_key_model(tmp_path):
     bundle = make_bundle(tmp_path)
     plain = Predictor(bundle).network.state_dict()
@@ -127,7 +286,7 @@ def test_a_config_that_is_no_mapping_is_refused(tmp_path, text):
         ({"network_def": {"_target_": "scanloom.networks.UNet", "spatial_dims": 4}}, "can not be built: spatial_dims"),
         ({"network_def": "$1 / 0"}, "can not be built: division by zero"),
         ({"network_def": "$'a word'"}, "network_def is a str. Make it a Module"),
-        ({"inferer": {"_target_": "MirroredInferer"}}, "can not be built: .*MirroredInferer"),
+        ({"inferer": {"_target_": "StreamedInferer"}}, "can not be built: .*StreamedInferer"),
         ({"preprocessing": {"_target_": "Identity"}}, "preprocessing is a Identity. Make it a Compose"),
     ],
 )

@@ -21,12 +21,14 @@ from scanloom.pipeline.volume import Notice
 def test_a_report_leads_back_to_input_weights_run_and_software(make_volume, make_labels, make_bundle):
     bundle = make_bundle(training={"mlflow_run_id": "abc123"})
     volume = make_volume(modality="MR", series_sha256="f" * 64, notices=(Notice("duplicate", "One copy dropped."),))
-    facts = RunFacts("cpu", {"read": 0.12345}, (Notice("window", "Smaller than the network's window."),))
+    windows = {"windows": 12, "precision": "bf16"}
+    facts = RunFacts("cpu", {"read": 0.12345}, (Notice("window", "Smaller than the network's window."),), windows)
 
     report = build_report(volume, bundle, measure(make_labels(), volume, bundle), facts, ["labels.nii.gz"])
 
     assert report["case"] == "case_1"
     assert report["device"] == "cpu"
+    assert report["inference"] == windows
     assert report["bundle"] == {
         "name": "test_bundle",
         "version": "1.2.3",
