@@ -15,6 +15,9 @@ from ..errors import UsageError
 NETWORK = "network_def"
 """Id of the network in our configs: weights fit only where training and inference agree about it."""
 
+OF_THE_WEIGHTS = ("training", "measured_dice")
+"""What a bundle's metadata say of its weights, and not of what is trained anew from it."""
+
 
 def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> Path:
     """Make the folder; returns its checkpoints/.
@@ -56,8 +59,9 @@ def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> B
 
 
 def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
-    """Write into the bundle's metadata, as `training`, which run made its weights."""
-    metadata = {**bundle.metadata, "training": {**training, "weights_sha256": bundle.weights_sha256}}
+    """Write into the bundle's metadata, as `training`, which run made its weights; drop what was measured of others."""
+    kept = {key: value for key, value in bundle.metadata.items() if key not in OF_THE_WEIGHTS}
+    metadata = {**kept, "training": {**training, "weights_sha256": bundle.weights_sha256}}
     path = bundle.folder / "configs" / "metadata.json"
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

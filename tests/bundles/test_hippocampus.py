@@ -17,8 +17,10 @@ from factories import make_affine, write_nifti
 from monai.bundle import ConfigParser
 from pydicom.sr.codedict import codes
 from scanloom.pipeline.bundle import SHIPPED, find_bundle
+from scanloom.pipeline.inference import StreamingInferer
 from scanloom.pipeline.inference.predictor import Predictor
 from scanloom.pipeline.inference.prepare import canonical
+from scanloom.pipeline.inference.tiling import plan_tiles
 from scanloom.pipeline.studies import find_series, read_series
 
 FOLDER = SHIPPED / "hippocampus_mr_unet"
@@ -94,9 +96,18 @@ def test_training_augments_by_our_transforms_alone():
 
 
 def test_windows_and_averaging_are_those_that_were_evaluated():
-    inference, evaluate, train = (config(name) for name in ("inference", "evaluate", "train"))
-    assert inference["inferer"] == evaluate["inferer"]
-    assert inference["inferer"]["inferer"]["roi_size"] == train["roi_size"]
+    inference, evaluate = (config(name)["inferer"] for name in ("inference", "evaluate"))
+    assert inference == evaluate
+    inferer = ConfigParser(inference).get_parsed_content("")
+    assert isinstance(inferer, StreamingInferer)
+    network = ConfigParser(config("inference")).get_parsed_content("network_def")
+    assert (
+        plan_tiles(network.eval(), (256, 256, 256), inferer.roi_size).windows > 1
+    )  # large enough for its receptive field
+
+
+def test_bf16_costs_the_bundle_next_to_nothing():
+    assert 0 <= abs(find_bundle(FOLDER.name).bf16_dice_cost) < 0.001
 
 
 def test_the_metadata_names_what_the_network_gives():

@@ -96,6 +96,8 @@ def test_an_error_in_the_middle_fails_the_run_and_resume_finishes_it(bundle: Bun
     losses = [(row["epoch"], row["metric"]) for row in rows_of(options.run_folder) if row["metric"] == "train/loss"]
     assert losses == [("1", "train/loss"), ("2", "train/loss"), ("3", "train/loss")]
     assert trained.metadata["training"]["mlflow_run_id"] == run.info.run_id
+    assert bundle.bf16_dice_cost is not None
+    assert trained.bf16_dice_cost is None  # it was measured of other weights
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing_half_begun(
