@@ -18,6 +18,9 @@ from .windows import WindowGrid
 CACHED_BYTES = 2**22
 """On a processor channels are worked off a few at a time, so that what passes over them finds them in its cache."""
 
+STRIDED_CHANNELS = 4
+"""A window of more channels is brought to channels first, as each channel is read by itself."""
+
 FILL_LOGIT = 20.0
 """Logit of the first channel, background, where every window was skipped, the others having 0; less it if alone."""
 
@@ -61,7 +64,11 @@ class Accumulator:
             self._box = next(self._boxes)
             self._starts.extend(product(*(span.starts for span in self._box)))
         start = self._starts.popleft()
-        self._sums.add(start, self._box, None if output is None else output.to(self.weights))
+        if output is not None:
+            output = output.to(self.weights)
+            if self.channels > STRIDED_CHANNELS:
+                output = output.contiguous()
+        self._sums.add(start, self._box, output)
         if self._counts is not None:
             ones = self.weights.new_ones(1).expand(1, *self.grid.roi)
             self._counts.add(start, self._box, None if output is None else ones)

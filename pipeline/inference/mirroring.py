@@ -8,13 +8,13 @@ from math import log
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from .runner import CONDITION, Network, flatten, restored
 
 
-class Mirrored:
+class Mirrored(nn.Module):
     """A network whose windows are mirrored, its outputs mirrored back, and their probabilities averaged.
 
     What comes out are logits again, whose softmax (for one channel, sigmoid) is the mean: so whatever takes a network
@@ -28,10 +28,11 @@ class Mirrored:
     """
 
     def __init__(self, network: Network, axes: Sequence[int]) -> None:
+        super().__init__()
         self.network = network
         self.flips = [subset for count in range(len(axes) + 1) for subset in combinations(axes, count)]
 
-    def __call__(self, windows: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, windows: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, C, *roi) -> logits, in the structure of the network's outputs."""
         means: list[_MeanProbabilities] = []
         for axes in self.flips:

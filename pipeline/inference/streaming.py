@@ -346,8 +346,12 @@ class _Results:
 
 
 def as_devices(devices: Devices) -> tuple[torch.device, ...]:
-    """One device or several, as devices."""
-    return tuple(map(torch.device, [devices] if isinstance(devices, str | torch.device) else devices))
+    """One device or several; a CUDA device by its number, as tensors name theirs."""
+    found = tuple(map(torch.device, [devices] if isinstance(devices, str | torch.device) else devices))
+    return tuple(
+        torch.device("cuda", torch.cuda.current_device()) if each.type == "cuda" and each.index is None else each
+        for each in found
+    )
 
 
 def _stream_axis(buffer_steps: int | None, buffer_dim: int, axes: int) -> int | None:
