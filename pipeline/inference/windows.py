@@ -51,7 +51,7 @@ class WindowGrid:
             starts.append(tuple(places))
         before = tuple(round(n * ratio) for n, ratio in zip(self.before, ratios, strict=True))
         ends = [round((n + m) * ratio) for n, m, ratio in zip(self.before, self.size, ratios, strict=True)]
-        size = tuple(end - start for start, end in zip(before, ends, strict=True))
+XX
         return WindowGrid(size, tuple(roi), before, tuple(starts))
 
 

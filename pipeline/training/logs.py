@@ -1,9 +1,8 @@
-"""Where the words of a training's libraries go: train.log, never the screen; and how a signal ends it."""
+"""Where the words of a training's libraries go: train.log, never the screen."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -44,20 +43,6 @@ def log_to(path: Path) -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the run's status becomes KILLED."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _take_from_screen() -> list[tuple[logging.Logger, list[logging.Handler], bool]]:

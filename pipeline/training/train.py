@@ -15,7 +15,8 @@ from ..bundle import Bundle
 from ..errors import PipelineError, UsageError
 from ..progress import Report
 from .dataset import dataset_digest, read_dataset, split_dataset
-from .logs import interrupted_by_sigterm, log_to
+from .interruption import Interruption, interruptible
+from .logs import log_to
 from .run_folder import copy_bundle, finish_bundle, pool_metrics, prepare_run_folder
 from .tracking import TrackedRun, environment, tracked_run
 from .workflow import EVALUATOR, TRAINER, build_workflow, parsed, run_workflow, without_paths
@@ -88,13 +89,13 @@ def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
     with (
         _in_one_line(options.run_folder, report),
         log_to(options.run_folder / "train.log"),
-        interrupted_by_sigterm(),
+        interruptible() as interruption,
         tracked_run(bundle.name, name, tags, resume=resume) as run,
     ):
         workflow = _workflow(trained, options)
         if resume is None:
             _log_setup(run, workflow, options, began_with, facts["dataset"], len(cases))
-        best = _run_workflow(workflow, run, trained, options, report, facts, resumes=resume is not None)
+        best = _run_workflow(workflow, run, trained, options, report, facts, interruption, resumes=resume is not None)
         trained = _finish_bundle(trained, run, options, began_with, facts["dataset"], best)
         run.log_file(trained.folder, "bundle")
         run.log_file(options.run_folder / "metrics.csv", "training")
@@ -119,7 +120,7 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
     trained = []
     with (
         log_to(folder / "train.log"),
-        interrupted_by_sigterm(),
+        interruptible() as interruption,
         tracked_run(bundle.name, f"{bundle.name} {options.folds} folds", {"bundle": bundle.name}) as parent,
     ):
         parent.log_params({"folds": options.folds})
@@ -129,6 +130,7 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
             begun = (own / "bundle").is_dir()
             child = replace(options, run_folder=own, fold=fold, parent_run=parent.run_id, resume=begun)
             trained.append(train(bundle, child, report))
+            interruption.check()
         means = pool_metrics(folder, options.folds)
         parent.log_metrics(means, step=0)
         parent.log_file(folder / "metrics.csv", "training")
@@ -163,6 +165,7 @@ def _run_workflow(
     options: TrainOptions,
     report: Report,
     facts: Mapping[str, str],
+    interruption: Interruption,
     *,
     resumes: bool,
 ) -> float:
@@ -192,6 +195,7 @@ def _run_workflow(
         metrics_file.unlink(missing_ok=True)
     Monitor(run, metrics_file, bundle.labels, report).attach(trainer, evaluator, made("optimizer"))
     trainer.add_event_handler(Events.EPOCH_COMPLETED, _validate_at_the_end, evaluator)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, interruption.check)
     save_checkpoints(checkpoints, objects, trainer)
     report(f"training on {len(made('train#dataset'))} cases, {trainer.state.max_epochs} epochs")
     if trainer.state.epoch < trainer.state.max_epochs:  # a trainer that is at its end would begin again
