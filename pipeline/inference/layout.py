@@ -44,7 +44,7 @@ class Layout:
         """Voxels, for each channel, of the last planes of finished boxes."""
         sizes = [rows[-1].stop for rows in self.rows]
         return sum(
-            prod(self.longest[axis] for axis in self.order[:place])
+            prod(self.longest[axis] + 1 for axis in self.order[:place])
             * prod(sizes[axis] for axis in self.order[place + 1 :])
             for place in range(len(self.order))
         )

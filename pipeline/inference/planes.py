@@ -33,21 +33,18 @@ class EdgePlanes:
             block: (n, *box), the channels from `first` on.
         """
         part = slice(first, first + len(block))
-        place = list(where)
-        for axis in reversed(self.order):
-            plane = self._plane(axis, block, part, place)
+        for axis in self.order:  # outermost first, so that the planes inside hold the edges that it overwrites
+            plane = self._plane(axis, block, part, where)
             if where[axis].start > 0:
                 block = torch.cat([plane, block], dim=axis + 1)
-                place[axis] = slice(where[axis].start - 1, where[axis].stop)
-            plane = self._plane(axis, block, part, place)
             plane.copy_(block.narrow(axis + 1, block.shape[axis + 1] - 1, 1))
         return block
 
-    def _plane(self, axis: int, block: Tensor, part: slice, place: Sequence[slice]) -> Tensor:
+    def _plane(self, axis: int, block: Tensor, part: slice, where: Where) -> Tensor:
         """The plane beside the box: its own voxels along the axes inside, from 0 along those outside."""
         outer = self.order[: self.order.index(axis)]
         index = [
-            slice(0, 1) if each == axis else slice(0, block.shape[each + 1]) if each in outer else place[each]
+            slice(0, 1) if each == axis else slice(0, block.shape[each + 1]) if each in outer else where[each]
             for each in range(len(self.size))
         ]
         held = self._planes.get(axis)

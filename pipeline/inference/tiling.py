@@ -152,7 +152,7 @@ class SeamlessPass:
             regridded: it is interpolated onto another grid, for which the edges of finished tiles are held, too.
         """
         inner = [axis[0].stop for axis in self.plan.axes]
-        edges = sum(prod(inner[:axis]) * prod(self.scan.size[axis + 1 :]) for axis in range(len(inner)))
+        edges = sum(prod(n + 1 for n in inner[:axis]) * prod(self.scan.size[axis + 1 :]) for axis in range(len(inner)))
         return channels * (2 * prod(self.plan.tile) + (edges if regridded else 0)) * FLOAT_BYTES
 
     def relieve(self) -> bool:
