@@ -50,8 +50,12 @@ class WindowGrid:
                 )
             starts.append(tuple(places))
         before = tuple(round(n * ratio) for n, ratio in zip(self.before, ratios, strict=True))
-        ends = [round((n + m) * ratio) for n, m, ratio in zip(self.before, self.size, ratios, strict=True)]
-XX
+        size = tuple(
+            min(round((n + m) * ratio), places[-1] + length) - start  # half a voxel, which no window ends with, is none
+            for n, m, ratio, places, length, start in zip(
+                self.before, self.size, ratios, starts, roi, before, strict=True
+            )
+        )
         return WindowGrid(size, tuple(roi), before, tuple(starts))
 
 
