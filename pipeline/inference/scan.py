@@ -70,7 +70,7 @@ class ArrayScan:
 
     def read(self, region: Region) -> Tensor:
         """A fresh float32 tensor."""
-        part = torch.from_numpy(np.ascontiguousarray(self.array[(slice(None), *region)], dtype=np.float32))
+        part = torch.from_numpy(np.array(self.array[(slice(None), *region)], dtype=np.float32, order="C"))
         return part if self.prepare is None else self.prepare(part)
 
 
