@@ -26,21 +26,16 @@ or not.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
-from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from measure import Times, machine, measure, peak_mib, spread, versions
 from peers import ALL_ON, CASES, ELASTIC_2D, ELASTIC_BATCH, MOST_MEMORY_MIB, PAIR, Case, Sample, ours_batched
 from torch import Tensor
 from torch.nn import functional
@@ -57,14 +52,6 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(2**30),
 }
 """Larger blocks still come fresh, such as the convolutions of MONAI's Rand3DElasticd at 128^3 (up to 1.3 GiB)."""
-
-
-@dataclass
-class Times:
-    """Milliseconds a round."""
-
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
 
 
 def make_sample(size: tuple[int, ...], seed: int) -> Sample:
@@ -121,18 +108,6 @@ def build(cases: Sequence[Case], sample: Sample, shape: tuple[int, ...]) -> dict
     return ready
 
 
-def measure(call: Callable[[], Any], times: Times) -> None:
-    """Adds one call's CPU and wall time."""
-    gc.collect()
-    gc.disable()
-    wall, cpu = perf_counter(), process_time()
-    output = call()
-    times.cpu.append(1e3 * (process_time() - cpu))
-    times.wall.append(1e3 * (perf_counter() - wall))
-    del output
-    gc.enable()
-
-
 def time_row(cases: Sequence[Case], size: int, rounds: int) -> dict[Case, Times]:
     """The times of a row's cases, interleaved."""
     sample, shape = inputs(cases[0].row, size)
@@ -144,11 +119,6 @@ def time_row(cases: Sequence[Case], size: int, rounds: int) -> dict[Case, Times]
             measure(case.prepare(ready[case], sample, WARM_UPS + index), times[case])
         order = order[1:] + order[:1]
     return times
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Median, and the range in brackets."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def verdict(held: bool, size: int) -> str:
@@ -183,25 +153,13 @@ def print_times(cases: Sequence[Case], size: int, rounds: int, tuned: bool) -> N
         print_row(time_row(same, size, rounds), same[0], size, tuned)
 
 
-def status_mib(name: str) -> float:
-    """VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
-
-
-def peak_mib(case: Case, size: int) -> float:
+def peak_of(case: Case, size: int) -> float:
     """Peak memory above the inputs of one call, see above; for a process of its own."""
     torch.set_num_threads(1)
     tiny, shape = inputs(case.row, 24)
     case.prepare(case.build(shape), tiny, 0)()
     sample, shape = inputs(case.row, size)
-    call = case.prepare(case.build(shape), sample, 1)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status_mib("VmRSS")
-    output = call()
-    peak = status_mib("VmHWM") - before
+    peak, output = peak_mib(case.prepare(case.build(shape), sample, 1))
     check(sample, output)
     return peak
 
@@ -281,23 +239,12 @@ def rerun(arguments: list[str], environment: dict[str, str], **options: Any) -> 
     return subprocess.run(command, env={**kept, **threads, **environment}, check=False, **options)
 
 
-def processor() -> str:
-    """The CPU's name as Linux tells it."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].split(":")[1].strip() if names else "unknown processor"
-
-
 def print_heading() -> None:
     """The machine and the versions."""
-    versions = []
-    for name in LIBRARIES:
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            versions.append(f"no {name}")
-    capability = torch.backends.cpu.get_cpu_capability()
-    print(f"# Random transforms, one thread\n\n{processor()} ({capability}), {os.cpu_count()} cores, Python ", end="")
-    print(f"{sys.version.split()[0]}, {', '.join(versions)}.\nMedians, ranges in brackets.", flush=True)
+    print(
+        f"# Random transforms, one thread\n\n{machine()}, {versions(LIBRARIES)}.\nMedians, ranges in brackets.",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -319,7 +266,7 @@ def main() -> None:
     if options.within:
         return print_times(cases, options.size, options.rounds, options.within == "tuned")
     if options.peak is not None:
-        return print(f"{peak_mib(CASES[options.peak], options.size):.1f}")
+        return print(f"{peak_of(CASES[options.peak], options.size):.1f}")
     print_heading()
     shared = ["--rounds", str(options.rounds), "--size", str(options.size), "--only", options.only]
     for setting in options.malloc or ["default", "tuned"]:

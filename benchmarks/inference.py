@@ -1,0 +1,356 @@
+"""What sliding windows cost: ours, and those of MONAI, nnU-Net and torchio, on this machine as it is.
+
+    python benchmarks/inference.py [--rounds 5] [--only machinery] [--threads 2] [--device cuda] [--plot FILE]
+
+Prints Markdown; `inference_peers.py` lists the peers. The parts, each by itself with `--only`:
+
+- machinery: 256^3, windows 96^3, overlap 0.25, Gaussian weights, a network that costs nothing; labels out.
+- large: 512 x 512 x 300 with 100 classes, ours alone: the others hold 31 GB (float16: 15.7) of logits.
+- network: the shipped hippocampus network on a scan of noise; our machinery against its passes, and against MONAI's
+  inferer on the same weights as they come.
+- memory: the peak against the number of slices and of classes; `--plot` draws it.
+- limit: 512 x 512 x 1200 from file to file in 2 GiB of address space beyond the libraries; and MONAI there.
+
+Time: the cases of a table run once a round, in turn, in one process, each round beginning with another; CPU and wall
+time of the call, its inputs made before. Medians, ranges in brackets; ratios are formed round by round. Wall time says
+as much about the machine's neighbours as about the code: the gates are about ratios.
+
+Memory: a fresh process a case, malloc as it comes, a first call on a tiny volume to load what is loaded late; VmHWM
+less VmRSS before the call, so inputs do not count, and outputs do. Linux only.
+
+Cases that can not run here are left out and said so. The status is 0 whether the gates hold or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from inference_peers import PEERS, CostsNothing
+from measure import Times, machine, measure, peak_mib, spread, versions
+from torch import Tensor, nn
+
+LIBRARIES = ("torch", "numpy", "monai", "nnunetv2", "torchio", "scanloom")
+SIZE, WINDOW, OVERLAP = 256, (96, 96, 96), 0.25
+GATES = {2: (0.25 / 1.81, 80), 10: (1.0 / 3.80, 300), 100: (8.5 / 25.6, 2800)}
+"""Classes -> the most of MONAI's time, and the most MiB."""
+LARGE = (512, 512, 300)
+LARGE_MIB = 4096
+SLICES, CLASSES = (128, 256, 512, 1024), (2, 5, 10, 20, 50, 100)
+ROOM_MIB = 8192
+"""The most that a peer's case may take to be tried."""
+OVERHEAD, SPEEDUP, EQUAL = 1.02, 2.4, 0.999
+LONG = (512, 512, 1200)
+LIMIT_BYTES = 2 * 2**30
+
+
+def main() -> None:
+    """Print what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="may be repeated")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="of the part network")
+    parser.add_argument("--plot", type=Path, help="where the part memory draws its picture")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--limited", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        name, classes, size = options.peak
+        return print(f"{_peak_here(name, int(classes), tuple(map(int, size.split('x')))):.0f}")
+    if options.limited:
+        return _limited_here(options.limited[0], Path(options.limited[1]))
+    print(f"# Sliding windows, {options.threads} threads\n\n{machine()}, {versions(LIBRARIES)}.")
+    print("Medians, ranges in brackets.", flush=True)
+    for part in options.only or PARTS:
+        PARTS[part](options)
+
+
+@torch.inference_mode()
+def machinery(options: argparse.Namespace) -> None:
+    """All peers with a network that costs nothing."""
+    print(f"\n## Machinery: {SIZE}^3, windows {WINDOW[0]}^3, overlap {OVERLAP}, labels out\n")
+    print(
+        "| classes | | seconds | CPU s | its CPU / ours | peak MiB | gates |\n|---|---|---|---|---|---|---|", flush=True
+    )
+    volume = torch.randn(1, 1, SIZE, SIZE, SIZE)
+    for classes, (share, most) in GATES.items():
+        network = CostsNothing(classes, WINDOW)
+        peaks = {name: peak(name, classes, (SIZE,) * 3) for name in PEERS if classes <= 10 or name in ("ours", "MONAI")}
+        calls = {
+            name: lambda run=PEERS[name], network=network: run(volume, network, WINDOW, OVERLAP)
+            for name, found in peaks.items()
+            if isinstance(found, float)
+        }
+        times = interleaved(calls, options.rounds if classes < 100 else min(options.rounds, 3))
+        for name, found in peaks.items():
+            if name not in times:
+                print(f"| {classes} | {name} | not measured: {found} | | | | |", flush=True)
+                continue
+            gate = ""
+            if name == "ours" and "MONAI" in times:
+                shares = ratios(times["ours"].wall, times["MONAI"].wall)
+                gate = f"{spread(shares, 3)} of MONAI's seconds, {limit_of(median(shares), share)}; "
+                gate += f"MiB {limit_of(found, most)}"
+            print(f"| {classes} | {name} | {_columns(times, name)} | {found:.0f} | {gate} |", flush=True)
+
+
+@torch.inference_mode()
+def large(options: argparse.Namespace) -> None:
+    """Many classes on a large volume, where the others do not fit."""
+    size, classes = "x".join(map(str, LARGE)), 100
+    print(f"\n## {size} voxels, {classes} classes, labels out, the same windows\n")
+    found = peak("ours", classes, LARGE)
+    network, volume = CostsNothing(classes, WINDOW), torch.randn(1, 1, *LARGE)
+    begin = perf_counter()
+    PEERS["ours"](volume, network, WINDOW, OVERLAP)
+    seconds = perf_counter() - begin
+    print(f"ours: {seconds:.1f} s, peak {found} MiB, {limit_of(found, LARGE_MIB)}.")
+    print(
+        f"Logits alone, as MONAI holds them: {np.prod(LARGE) * classes * 4 / 1e9:.0f} GB; in float16, as nnU-Net: half."
+    )
+
+
+@torch.inference_mode()
+def network(options: argparse.Namespace) -> None:
+    """The shipped network: our machinery against its passes, and MONAI's inferer on the weights as they come."""
+    from scanloom.pipeline.bundle import find_bundle
+    from scanloom.pipeline.device import describe_device, find_device, has_bf16
+    from scanloom.pipeline.inference import StreamingInferer
+    from scanloom.pipeline.inference.predictor import Predictor
+    from scanloom.pipeline.inference.ready import make_ready
+
+    device = find_device(options.device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    plain = Predictor(find_bundle("hippocampus_mr_unet"), options.device, precision="fp32").network.to(device)
+    volume = smooth_noise((SIZE,) * 3).to(device)
+    window = volume[..., : WINDOW[0], : WINDOW[1], : WINDOW[2]].contiguous()
+    print(f"\n## The hippocampus network on {SIZE}^3, windows {WINDOW[0]}^3, overlap {OVERLAP}, no mirroring\n")
+    print(f"{describe_device(device)}; MONAI runs the weights as they come, in fp32. CPU seconds; wall on a GPU.\n")
+    print("| | seconds | CPU s | MONAI's / ours | windows x a pass | ours / that | labels as MONAI's |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    expected = PEERS["MONAI"](volume, plain, WINDOW, OVERLAP)
+    for precision in ["fp32", *(["bf16"] if has_bf16(device) else [])]:
+        ready = make_ready(plain, device, precision, example_shape=window.shape)
+        inferer = StreamingInferer(WINDOW, overlap=OVERLAP, mode="gaussian", output="labels")
+        equal = float((inferer(volume, ready)[0, 0] == expected).float().mean())
+        count = inferer.facts.windows
+
+        def passes(ready: nn.Module = ready, count: int = count) -> None:
+            for _ in range(count):
+                ready(window)
+            synchronize()
+
+        calls: dict[str, Callable[[], Any]] = {
+            "ours": lambda inferer=inferer, ready=ready: (inferer(volume, ready), synchronize()),
+            "passes": passes,
+            "MONAI": lambda: (PEERS["MONAI"](volume, plain, WINDOW, OVERLAP), synchronize()),
+        }
+        times = interleaved(calls, options.rounds)
+        row = _network_row(times, device)
+        print(f"| ours, {precision} | {row} | {equal:.4%}, {limit_of(equal, EQUAL, least=True)} |", flush=True)
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peaks against slices and classes."""
+    slices = {name: [peak(name, 2, (256, 256, n)) for n in SLICES] for name in ("ours", "MONAI")}
+    classes = {name: [peak(name, n, (SIZE,) * 3) for n in CLASSES] for name in ("ours", "MONAI")}
+    for title, heads, table in (
+        ("256 x 256 x slices, 2 classes", SLICES, slices),
+        (f"{SIZE}^3, classes", CLASSES, classes),
+    ):
+        print(f"\n## Peak MiB, labels (which count) out: {title}\n\n| | {' | '.join(map(str, heads))} |")
+        print("|---" * (len(heads) + 1) + "|")
+        for name, row in table.items():
+            print(f"| {name} | {' | '.join(str(each) for each in row)} |", flush=True)
+        if table is slices:
+            outputs = [256 * 256 * n / 2**20 for n in SLICES]
+            rest = [
+                one - own if isinstance(one, float) else one for one, own in zip(slices["ours"], outputs, strict=True)
+            ]
+            print(f"| ours, less the labels themselves | {' | '.join(f'{each:.0f}' for each in rest)} |", flush=True)
+    if options.plot:
+        _plot(options.plot, slices, classes)
+
+
+def limit(options: argparse.Namespace) -> None:
+    """A scan that does not fit, from file to file in a process of little address space."""
+    shape = " x ".join(map(str, LONG))
+    print(
+        f"\n## {shape} int16, 2 GiB of address space beyond the libraries, a 3D U-Net of 8 and 16 channels, 3 classes\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        scan = write_scan(Path(folder) / "scan.nii", LONG)
+        for name in ("ours", "MONAI"):
+            begin = perf_counter()
+            done = rerun(["--limited", name, str(scan)])
+            said = (done.stdout.strip() if done.returncode == 0 else done.stderr.strip()).splitlines() or ["no word"]
+            end = "finishes" if done.returncode == 0 else f"dies (status {done.returncode})"
+            print(f"- {name} {end} after {perf_counter() - begin:.0f} s: {said[-1][:200]}", flush=True)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "machinery": machinery,
+    "large": large,
+    "network": network,
+    "memory": memory,
+    "limit": limit,
+}
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
+    """The times of calls, in turn; one of each warms up."""
+    times = {name: Times() for name in calls}
+    order = list(calls)
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name in order:
+            measure(calls[name], times[name])
+        order = order[1:] + order[:1]
+    return times
+
+
+def peak(name: str, classes: int, size: Sequence[int]) -> float | str:
+    """MiB of a case in a process of its own, or why there is none."""
+    logits = np.prod(size) * classes * 4 / 2**20
+    if name != "ours" and logits > ROOM_MIB:
+        return f"needs {logits / 1024:.0f} GiB"
+    done = rerun(["--peak", name, str(classes), "x".join(map(str, size))])
+    return float(done.stdout) if done.returncode == 0 else (done.stderr.strip().splitlines() or ["killed"])[-1][:120]
+
+
+def ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Round by round."""
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+def limit_of(value: float | str, bound: float, least: bool = False) -> str:
+    """A gate and whether it is held."""
+    yes = not isinstance(value, str) and (value >= bound if least else value <= bound)
+    return f"{'at least' if least else 'at most'} {bound:.4g}, {'held' if yes else '**missed**'}"
+
+
+def rerun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """This script in a process of its own."""
+    words = [sys.executable, "-W", "ignore", __file__, "--threads", str(torch.get_num_threads()), *arguments]
+    return subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+
+
+def smooth_noise(size: tuple[int, ...]) -> Tensor:
+    """(1, 1, *size), like anatomy in its correlations: noise on a coarse grid, and some on the fine one."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 1, *[n // 8 for n in size], generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=size, mode="trilinear")
+    return smooth + 0.2 * torch.randn(smooth.shape, generator=generator)
+
+
+def write_scan(path: Path, shape: tuple[int, int, int]) -> Path:
+    """An uncompressed NIfTI file of noise, written plane by plane."""
+    import nibabel as nib
+
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.int16)
+    header.set_sform(np.eye(4), code=1)
+    noise = np.random.default_rng(0)
+    with path.open("wb") as file:
+        header.write_to(file)
+        for _ in range(shape[2]):
+            file.write(noise.integers(-1000, 1000, shape[0] * shape[1], dtype=np.int16).tobytes())
+    return path
+
+
+@torch.inference_mode()
+def _peak_here(name: str, classes: int, size: tuple[int, ...]) -> float:
+    """Of one case, in this process."""
+    tiny = tuple(min(n, 2 * w) for n, w in zip(size, (8, 8, 8), strict=True))
+    PEERS[name](torch.randn(1, 1, *tiny), CostsNothing(classes, (8, 8, 8)), (8, 8, 8), OVERLAP)
+    volume, cheap = torch.randn(1, 1, *size), CostsNothing(classes, WINDOW)
+    return peak_mib(lambda: PEERS[name](volume, cheap, WINDOW, OVERLAP))[0]
+
+
+@torch.inference_mode()
+def _limited_here(name: str, path: Path) -> None:
+    """Label the scan in this process, whose address space is limited once the libraries are there."""
+    import nibabel as nib
+    from monai.inferers import SlidingWindowInferer
+    from scanloom.networks import UNet
+    from scanloom.pipeline.inference import StreamingInferer
+    from scanloom.pipeline.inference.nifti_file import stream_nifti
+
+    torch.manual_seed(0)
+    unet = UNet(out_channels=3, features=[8, 16], spatial_dims=3, padding="same", norm="batch").eval()
+    unet(torch.zeros(1, 1, 16, 16, 16))
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + LIMIT_BYTES,) * 2)
+    begin = perf_counter()
+    if name == "ours":
+        inferer = StreamingInferer((128, 128, 128), overlap=0.25, mode="gaussian", output="labels")
+        facts = stream_nifti(path, path.with_name("labels.nii"), unet, inferer, prepare=lambda region: region / 1000)
+        done = f"{facts.windows} windows"
+    else:
+        image = torch.from_numpy(np.asarray(nib.load(path).dataobj, dtype=np.float32))[None, None].div_(1000)
+        labels = SlidingWindowInferer((128, 128, 128), overlap=0.25, mode="gaussian")(image, unet).argmax(1)
+        done = f"{tuple(labels.shape)} labels"
+    print(f"{done} in {perf_counter() - begin:.0f} s")
+
+
+def _network_row(times: dict[str, Times], device: torch.device) -> str:
+    """Seconds, CPU seconds, what MONAI takes of ours, the passes alone, and what we take of them."""
+    kind = "cpu" if device.type == "cpu" else "wall"
+    mine, alone, theirs = (getattr(times[name], kind) for name in ("ours", "passes", "MONAI"))
+    gain, over = ratios(theirs, mine), ratios(mine, alone)
+    columns = [spread([value / 1e3 for value in values], 2) for values in (times["ours"].wall, times["ours"].cpu)]
+    columns.append(f"{spread(gain, 2)}, {limit_of(median(gain), SPEEDUP, least=True)}")
+    columns.append(spread([value / 1e3 for value in alone], 2))
+    columns.append(f"{spread(over, 3)}, {limit_of(median(over), OVERHEAD)}")
+    return " | ".join(columns)
+
+
+def _columns(times: dict[str, Times], name: str) -> str:
+    """Seconds, CPU seconds and the ratio to ours."""
+    ratio = "" if name == "ours" else spread(ratios(times[name].cpu, times["ours"].cpu), 2)
+    wall, cpu = ([value / 1e3 for value in values] for values in (times[name].wall, times[name].cpu))
+    return f"{spread(wall, 2)} | {spread(cpu, 2)} | {ratio}"
+
+
+def _plot(path: Path, slices: dict[str, list[Any]], classes: dict[str, list[Any]]) -> None:
+    """Both tables as curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for axes, table, heads, words in (
+        (panels[0], slices, SLICES, "slices of 256 x 256; 2 classes"),
+        (panels[1], classes, CLASSES, f"classes; {SIZE} x {SIZE} x {SIZE} voxels"),
+    ):
+        for (name, row), look in zip(table.items(), ("o-", "s--"), strict=True):
+            points = [(head, value) for head, value in zip(heads, row, strict=True) if isinstance(value, float)]
+            axes.plot(*zip(*points, strict=True), look, label=name, color="#5b8def" if name == "ours" else "grey")
+        axes.set(xlabel=words, ylabel="peak above the input (MiB)")
+        axes.set_ylim(0)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.suptitle("Labels out, windows 96 x 96 x 96, overlap 0.25", fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
