@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -119,9 +119,10 @@ class WindowRunner:
         conditions = [window.condition for window in some if window.condition is not None]
         options = {**self.options, CONDITION: _stack(conditions).to(data.device)} if conditions else self.options
         coordinates = [] if some[0].coordinates is None else [[window.coordinates for window in some]]
-        output = self.networks[number](data, *coordinates, *self.arguments, **options)
+        with torch.no_grad():
+            output = self.networks[number](data, *coordinates, *self.arguments, **options)
         self.keys, outputs = flatten(output)
-        return tuple(each.to(self.devices[0]) for each in outputs)
+        return tuple(each.detach().to(self.devices[0]) for each in outputs)
 
     def _retreat(self, some: list[Window]) -> None:
         if self.devices[0].type == "cuda":
@@ -158,13 +159,17 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def flatten(output: Any) -> tuple[list[Any] | None, Outputs]:
-    """A network's output as a tuple of tensors, and for `restored` its keys: none for a single tensor."""
+    """A network's output as a tuple of tensors, and for `restored` its keys: none for a single tensor.
+
+    A tuple of one counts as that one, as for MONAI.
+    """
     if isinstance(output, Tensor):
         return None, (output,)
-    if isinstance(output, dict):
+    if isinstance(output, Mapping):
         keys = sorted(output)
         return keys, tuple(output[key] for key in keys)
-    return [], tuple(output)
+    parts = tuple(output)
+    return None if len(parts) == 1 else [], parts
 
 
 def restored(keys: list[Any] | None, parts: Sequence[Any]) -> Any:

@@ -1,27 +1,16 @@
-"""The mean over mirror images: with networks whose answer is known."""
+"""The mean over mirror images: of probabilities, window by window, with networks whose answer is known."""
 
 import pytest
 import torch
-from monai.inferers import SimpleInferer, SlidingWindowInferer
-from scanloom.pipeline.inference.mirroring import MirroredInferer
+from scanloom.pipeline.inference import StreamingInferer
+from scanloom.pipeline.inference.mirroring import Mirrored, check_axes
 from torch import nn
 
-
-class Counting(nn.Module):
-    """Calls of another network, each with what it was given."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.seen: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append(x.clone())
-        return self.network(x)
+IMAGE = (1, 2, 6, 5, 4)
 
 
-def convolution(symmetric_along=()):
-    layer = nn.Conv3d(2, 3, 3, padding=1)
+def convolution(channels=3, symmetric_along=()):
+    layer = nn.Conv3d(2, channels, 3, padding=1)
     weight = torch.randn_like(layer.weight)
     for axis in symmetric_along:
         weight = weight + weight.flip(axis + 2)
@@ -29,58 +18,142 @@ def convolution(symmetric_along=()):
     return layer.eval().requires_grad_(False)
 
 
+def dims_of(axes):
+    """Every subset of the axes, as dimensions of a batch."""
+    return [[axis + 2 for n, axis in enumerate(axes) if chosen >> n & 1] for chosen in range(2 ** len(axes))]
+
+
+def probabilities(logits):
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def averaged(network, image, axes):
+    """The reference: probabilities of the mirror images, mirrored back, in double precision."""
+    passes = [probabilities(network(image.flip(dims)).double()).flip(dims) for dims in dims_of(axes)]
+    return sum(passes) / len(passes)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 2), (0, 1, 2)])
-def test_a_network_that_returns_its_input_gives_the_input_back(axes):
-    image = torch.randn(1, 2, 6, 5, 4)
-    before = image.clone()
-    torch.testing.assert_close(MirroredInferer(SimpleInferer(), axes)(image, nn.Identity()), before)
-    assert torch.equal(image, before)
+def test_probabilities_are_averaged(axes, channels):
+    image, network = torch.randn(IMAGE), convolution(channels)
+    result = probabilities(Mirrored(network, axes)(image).double())
+    torch.testing.assert_close(result, averaged(network, image, axes), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_inferer_averages_them_too(channels):
+    image, network = torch.randn(2, *IMAGE[1:]), convolution(channels)
+    inferer = StreamingInferer(roi_size=(-1, -1, -1), mirror_axes=(0, 2), output="probabilities")
+    expected = averaged(network, image, (0, 2)).float()
+    torch.testing.assert_close(inferer(image, network), expected, rtol=0, atol=1e-6)
+
+
+def test_each_window_is_mirrored():
+    image, network = torch.randn(1, 2, 12, 10, 8), convolution()
+    inferer = StreamingInferer(roi_size=(6, 5, 4), overlap=0, mirror_axes=(1,), output="probabilities")
+    result = inferer(image, network)
+    window = image[:, :, 6:, :5, 4:]
+    torch.testing.assert_close(result[:, :, 6:, :5, 4:], averaged(network, window, (1,)).float(), rtol=0, atol=1e-6)
+
+
+def test_without_axes_the_probabilities_are_the_networks_own():
+    image, network = torch.randn(IMAGE), convolution()
+    torch.testing.assert_close(Mirrored(network, ())(image).softmax(1), network(image).softmax(1))
 
 
 @pytest.mark.parametrize("axes", [(0,), (0, 1), (0, 1, 2)])
 def test_an_equivariant_network_gives_the_plain_pass(axes):
-    image, network = torch.randn(1, 2, 6, 5, 4), convolution(symmetric_along=axes)
-    plain = SimpleInferer()(image, network)
-    torch.testing.assert_close(MirroredInferer(SimpleInferer(), axes)(image, network), plain, rtol=1e-5, atol=1e-4)
+    image, network = torch.randn(IMAGE), convolution(symmetric_along=axes)
+    torch.testing.assert_close(Mirrored(network, axes)(image).softmax(1), network(image).softmax(1))
 
 
-def test_the_mean_is_over_each_mirror_image_once():
-    image, network = torch.randn(1, 2, 6, 5, 4), Counting(convolution())
-    mean = MirroredInferer(SimpleInferer(), (0, 2))(image, network)
-    passes = [[], [2], [4], [2, 4]]
-    assert len(network.seen) == 4
-    for dims in passes:
-        assert sum(torch.equal(seen, image.flip(dims)) for seen in network.seen) == 1
-    expected = sum(network.network(image.flip(dims)).flip(dims) for dims in passes) / 4
-    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-5)
+def test_each_mirror_image_is_seen_once_and_the_image_is_not_changed():
+    image, seen = torch.randn(IMAGE), []
+    before = image.clone()
+
+    def network(windows):
+        seen.append(windows.clone())
+        return windows
+
+    Mirrored(network, (0, 2))(image)
+    assert len(seen) == 4
+    for dims in dims_of((0, 2)):
+        assert sum(torch.equal(each, image.flip(dims)) for each in seen) == 1
+    assert torch.equal(image, before)
 
 
-def test_the_mean_of_mirror_images_is_symmetric_for_a_symmetric_image():
-    image = torch.randn(1, 2, 6, 5, 4)
-    image = image + image.flip(2)
-    mean = MirroredInferer(SimpleInferer(), (0,))(image, convolution())
-    torch.testing.assert_close(mean, mean.flip(2), rtol=0, atol=1e-5)
+def test_small_probabilities_are_not_lost():
+    """exp(-200) is no float32 number: a mean of probabilities as they are would be log(0)."""
+
+    def network(windows):
+        return torch.tensor([0.0, -200.0, -300.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+
+    result = Mirrored(network, (0, 1))(torch.zeros(1, 1, 4, 4))
+    torch.testing.assert_close(result - result[:, :1], network(None), rtol=1e-6, atol=1e-4)
+
+
+def test_one_channel_keeps_its_log_odds_where_they_are_large():
+    result = Mirrored(lambda windows: torch.full((1, 1, 4, 4), 60.0), (0,))(torch.zeros(1, 1, 4, 4))
+    torch.testing.assert_close(result, torch.full((1, 1, 4, 4), 60.0))
+
+
+@pytest.mark.parametrize("structure", [tuple, list, dict])
+def test_every_output_of_the_network_is_averaged(structure):
+    image, first, second = torch.randn(IMAGE), convolution(3), convolution(1)
+
+    def network(windows):
+        half = nn.functional.avg_pool3d(second(windows), 2)
+        parts = [first(windows), half]
+        return dict(zip("ab", parts, strict=True)) if structure is dict else structure(parts)
+
+    result = Mirrored(network, (0,))(image[..., :4, :])
+    one, other = (result["a"], result["b"]) if structure is dict else result
+    assert isinstance(result, dict if structure is dict else tuple)
+    torch.testing.assert_close(one.softmax(1).double(), averaged(first, image[..., :4, :], (0,)), rtol=0, atol=1e-6)
+
+    def halved(windows):
+        return nn.functional.avg_pool3d(second(windows), 2)
+
+    torch.testing.assert_close(other.sigmoid().double(), averaged(halved, image[..., :4, :], (0,)), rtol=0, atol=1e-6)
+
+
+def test_a_condition_is_mirrored_like_the_windows():
+    image, condition = torch.randn(IMAGE), torch.randn(IMAGE)
+    layer = convolution()
+
+    def network(windows, scale, *, condition, shift=0.0):
+        return layer(windows) * scale * condition[:, :1] + shift
+
+    def together(both):
+        return network(both[:, :2], 2.0, condition=both[:, 2:], shift=1.0)
+
+    result = Mirrored(network, (0, 1))(image, 2.0, condition=condition, shift=1.0)
+    expected = averaged(together, torch.cat([image, condition], dim=1), (0, 1))
+    torch.testing.assert_close(result.softmax(1).double(), expected, rtol=0, atol=1e-5)
+    inferer = StreamingInferer((-1, -1, -1), mirror_axes=(0, 1), output="probabilities")
+    result = inferer(image, network, 2.0, condition=condition, shift=1.0)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_plane_has_axes_too():
     image = torch.randn(1, 2, 6, 5)
-    torch.testing.assert_close(MirroredInferer(SimpleInferer(), (0, 1))(image, nn.Identity()), image)
+    torch.testing.assert_close(Mirrored(nn.Identity(), (0, 1))(image).softmax(1), image.softmax(1))
 
 
-def test_sliding_windows_see_the_whole_image_mirrored():
-    """Not each window: their places differ between an image of odd size and its mirror image."""
-    image, network = torch.randn(1, 2, 11, 9, 7), convolution()
-    windows = SlidingWindowInferer(roi_size=(6, 6, 6), overlap=0.5, mode="gaussian")
-    expected = (windows(image, network) + windows(image.flip(2), network).flip(2)) / 2
-    torch.testing.assert_close(MirroredInferer(windows, (0,))(image, network), expected, rtol=1e-5, atol=1e-4)
+def test_axes_in_their_order_are_taken():
+    assert check_axes([2, 0]) == (2, 0)
+    assert check_axes(()) == ()
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (-1,), (1, -2)])
 def test_axes_named_twice_or_negative_are_refused(axes):
-    with pytest.raises(ValueError, match=r"axes is \(.*\); name each spatial axis once, from 0"):
-        MirroredInferer(SimpleInferer(), axes)
+    with pytest.raises(ValueError, match=r"mirror_axes is \(.*\); name each spatial axis once, from 0"):
+        check_axes(axes)
+    with pytest.raises(ValueError, match=r"mirror_axes is"):
+        StreamingInferer(4, mirror_axes=axes)
 
 
 def test_an_axis_that_the_image_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"axes is \(0, 2\) but the image has 2 spatial axes"):
-        MirroredInferer(SimpleInferer(), (0, 2))(torch.rand(1, 1, 6, 5), nn.Identity())
+    with pytest.raises(ValueError, match=r"mirror_axes is \(0, 2\) but the image has 2 spatial axes"):
+        StreamingInferer(4, mirror_axes=(0, 2))(torch.rand(1, 1, 6, 5), nn.Identity())
