@@ -274,13 +274,16 @@ class StreamingInferer(Inferer):
             raise ValueError(f"mirror_axes is {self.mirror_axes} but the image has {len(scan.size)} spatial axes.")
         grid = window_grid(scan.size, self.roi_size, self.overlap)
 
+        plan = plan_tiles(network, scan.size, grid.roi) if self.mode == "seamless" else None
+        window = grid.roi if plan is None else plan.tile
+
         def coordinates(start: Sequence[int]) -> list[slice]:
-            place = [slice(at, at + length) for at, length in zip(start, grid.roi, strict=True)]
+            place = [slice(at, at + length) for at, length in zip(start, window, strict=True)]
             return [slice(image, image + 1), slice(None), *place]
 
         more: dict[str, Any] = {"condition": condition, "coordinates": coordinates if self.with_coord else None}
-        if self.mode == "seamless":
-            return SeamlessPass(scan, plan_tiles(network, scan.size, grid.roi), reduction_of, **more)
+        if plan is not None:
+            return SeamlessPass(scan, plan, reduction_of, **more)
         weights = compute_importance_map(grid.roi, mode=self.mode, sigma_scale=self.sigma_scale, device=devices[0])
         layout = lean_layout(grid, stream_axis)
         more |= {"padding": self.padding, "background": self.background}
