@@ -52,10 +52,12 @@ class TilePlan:
     Attributes:
         axes: an axis, its stretches.
         margin: voxels that the network's output is smaller than its input on each side, an axis; 0 with padding.
+        mirrored: beyond the image is its mirror image; else there are zeros.
     """
 
     axes: tuple[tuple[Stretch, ...], ...]
     margin: tuple[int, ...]
+    mirrored: bool
 
     @property
     def windows(self) -> int:
@@ -87,11 +89,14 @@ def plan_tiles(network: Any, size: Sequence[int], roi_size: Sequence[int]) -> Ti
     if getattr(network, "padding", "same") == "valid":
         outputs = network.output_size(roi_size)
         margin = tuple((roi - output) // 2 for roi, output in zip(roi_size, outputs, strict=True))
-        axes = tuple(tuple(_valid(*each)) for each in zip(size, roi_size, outputs, margin, divisor, strict=True))
-        return TilePlan(axes, margin)
+        spares = map(_spare, network.receptive_field_voxels, margin, divisor)
+        axes = tuple(
+            tuple(_valid(*each)) for each in zip(size, roi_size, outputs, margin, spares, divisor, strict=True)
+        )
+        return TilePlan(axes, margin, mirrored=True)
     halos = [-(-(field // 2) // d) * d for field, d in zip(network.receptive_field_voxels, divisor, strict=True)]
     axes = tuple(tuple(_same(*each)) for each in zip(size, roi_size, halos, divisor, strict=True))
-    return TilePlan(axes, (0,) * len(divisor))
+    return TilePlan(axes, (0,) * len(divisor), mirrored=False)
 
 
 def check_seamless(network: Any) -> None:
@@ -199,7 +204,7 @@ class SeamlessPass:
 
 def read_tile(scan: Scan, tile: Sequence[Stretch], plan: TilePlan) -> Tensor:
     """(C, *tile): what the network sees, mirrored beyond the image for a network without padding, else zeros there."""
-    if any(plan.margin):
+    if plan.mirrored:
         return read_mirrored(scan, [each.low for each in tile], [each.high for each in tile])
     part = scan.read(tuple(slice(each.low, min(each.high, n)) for each, n in zip(tile, scan.size, strict=True)))
     missing = [max(each.high - n, 0) for each, n in zip(tile, scan.size, strict=True)]
@@ -208,15 +213,25 @@ def read_tile(scan: Scan, tile: Sequence[Stretch], plan: TilePlan) -> Tensor:
     return nn.functional.pad(part, [amount for end in reversed(missing) for amount in (0, end)])
 
 
-def _valid(size: int, roi: int, output: int, margin: int, divisor: int) -> Iterator[Stretch]:
-    step = output // divisor * divisor
+def _spare(field: int, margin: int, divisor: int) -> int:
+    """Voxels of output at each end of a tile that its border has a say in, up to a multiple of the divisor.
+
+    A voxel's place in its cell of `divisor` voxels accounts for as many less one that it sees beyond the margin; what
+    it sees beyond these is linear interpolation, which has no second value at the end of a tile.
+    """
+    return -(-max(field // 2 - margin - (divisor - 1), 0) // divisor) * divisor
+
+
+def _valid(size: int, roi: int, output: int, margin: int, spare: int, divisor: int) -> Iterator[Stretch]:
+    step = (output - 2 * spare) // divisor * divisor
     if step < 1:
         raise ValueError(
-            f"roi_size {roi} leaves {output} voxels of output, less than the network's size_divisor {divisor}; "
-            "choose larger tiles."
+            f"roi_size {roi} leaves {max(output - 2 * spare, 0)} voxels of output without seams, less than the "
+            f"network's size_divisor {divisor}; choose larger tiles."
         )
     for start in range(0, size, step):
-        yield Stretch(start - margin, start - margin + roi, start, min(start + step, size))
+        low = start - margin - spare
+        yield Stretch(low, low + roi, start, min(start + step, size))
 
 
 def _same(size: int, roi: int, halo: int, divisor: int) -> Iterator[Stretch]:
