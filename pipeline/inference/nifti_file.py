@@ -19,6 +19,7 @@ from torch import Tensor
 from ..atomic import atomic
 from ..errors import StudyError
 from ..progress import Report, silent
+from .prepare import is_sheared
 from .runner import Network
 from .scan import ArrayScan
 from .streaming import Devices, InferenceFacts, StreamingInferer
@@ -106,7 +107,9 @@ def _mapped(path: Path, source: nib.Nifti1Image, shape: tuple[int, ...], kind: t
     header.set_data_shape((*spatial, channels) if channels > 1 else tuple(spatial))
     header.set_data_dtype(dtype)
     header.set_xyzt_units(*source.header.get_xyzt_units())
-    header.set_sform(source.affine, code=int(source.header["sform_code"]) or SCANNER_ANAT)
+    code = int(source.header["sform_code"]) or SCANNER_ANAT
+    header.set_sform(source.affine, code)
+    header.set_qform(source.affine, 0 if is_sheared(source.affine) else code)  # says the edges of a voxel in any case
     header.set_slope_inter(1, 0)
     with path.open("wb") as file:
         header.write_to(file)
