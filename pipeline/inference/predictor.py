@@ -113,7 +113,7 @@ class Predictor:
         how = voxelwise(self.preprocessing, volume) if volume.is_mapped else None
         if how is not None and not isinstance(how, NeedsWholeScan):
             return self._streamed(ArrayScan(volume.array, how), None, volume, report)
-        self._require_whole(volume, how)
+        self._require_whole(volume, how, report)
         prepared = prepare(volume, self.preprocessing)
         image = prepared["image"]
         scan = TensorScan(image.as_tensor())
@@ -170,10 +170,14 @@ class Predictor:
         self.facts |= self._ready.description
         return self._ready
 
-    def _require_whole(self, volume: Volume, how: NeedsWholeScan | None) -> None:
+    def _require_whole(self, volume: Volume, how: NeedsWholeScan | None, report: Report) -> None:
+        """Return where there is room for preparing the scan as a whole, and say so where it is mapped."""
         needed, available = COPIES * FLOAT_BYTES * volume.array.size, available_bytes(HOST)
+        step = f" ({how.step} needs the whole scan)" if how else ""
+        if how:
+            report(f"{volume.case}: preprocessing{step} takes about {human_bytes(needed)}", 0.0)
+            self.facts["whole_scan_for"] = how.step
         if available is not None and needed > available:
-            step = f" ({how.step} needs the whole scan)" if how else ""
             raise PipelineError(
                 f"{volume.case}: its preprocessing{step} takes about {human_bytes(needed)} of memory, where "
                 f"{human_bytes(available)} can be had. Close other programs, crop the scan, or take a larger machine."

@@ -239,7 +239,11 @@ def test_a_mapped_scan_gets_the_labels_of_one_in_memory(tmp_path):
 def test_a_mapped_scan_that_must_be_resampled_is_read_as_a_whole_and_that_is_said(tmp_path, monkeypatch):
     predictor = Predictor(make_bundle(tmp_path / "bundle", spacing=(2.0, 2.0, 2.0)))
     volume = scan_of((20, 18, 16))
-    assert (predictor(mapped(volume, tmp_path / "voxels")) == predictor(volume)).all()
+    expected, lines = predictor(volume), []
+    labels = predictor(mapped(volume, tmp_path / "voxels"), lambda line, done=None: lines.append(line))
+    assert (labels == expected).all()
+    assert lines[0] == "case: preprocessing (Spacingd needs the whole scan) takes about 68 KiB"
+    assert predictor.facts["whole_scan_for"] == "Spacingd"
     monkeypatch.setattr(predictor_module, "available_bytes", lambda device: 2**10)
     with pytest.raises(PipelineError, match=r"case: its preprocessing \(Spacingd needs the whole scan\) takes about"):
         predictor(mapped(volume, tmp_path / "voxels"))
