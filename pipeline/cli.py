@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from .errors import PipelineError, UsageError
+from .errors import PipelineError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from .segment import CaseResult
@@ -284,7 +284,7 @@ def _print_results(results: list[CaseResult]) -> None:
     from .tables import print_series, print_volumes
 
     for result in results:
-        if result.error is not None and result.found:
+        if isinstance(result.error, StudyError) and result.found:
             print_series([one.summary() for one in result.found], stderr=True)
     done = [result for result in results if result.status == "done"]
     if done:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .layout import Box, Layout
-from .reduction import Reduction
+from .reduction import Reduction, background_logit
 from .seams import SeamCheck
 from .windows import WindowGrid
 
@@ -20,9 +20,6 @@ CACHED_BYTES = 2**22
 
 STRIDED_CHANNELS = 4
 """A window of more channels is brought to channels first, as each channel is read by itself."""
-
-FILL_LOGIT = 20.0
-"""Logit of the first channel, background, where every window was skipped, the others having 0; less it if alone."""
 
 
 class Accumulator:
@@ -104,7 +101,7 @@ class Accumulator:
             return block.div_(total)
         block.div_(total.clamp(min=torch.finfo(total.dtype).tiny))
         if first == 0:
-            block[:1].masked_fill_(total == 0, FILL_LOGIT if self.channels > 1 else -FILL_LOGIT)
+            block[:1].masked_fill_(total == 0, background_logit(self.channels))
         return block
 
     def _step(self, box: Box) -> int:

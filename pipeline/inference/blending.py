@@ -13,32 +13,10 @@ from .accumulation import Accumulator
 from .layout import Layout
 from .reduction import ReductionOf
 from .runner import Outputs, Window, WindowRunner, is_out_of_memory
-from .scan import Scan, read_window
+from .scan import Background, Scan, read_window
 from .windows import WindowGrid
 
 FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Background:
-    """What a window holds that is not worth computing, in the values that the network is given.
-
-    Attributes:
-        value: every voxel is exactly this; None does not apply.
-        below: every voxel is below this; None does not apply.
-    """
-
-    value: float | None = None
-    below: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.value is not None or self.below is not None
-
-    def fills(self, window: Tensor) -> bool:
-        """Whether the window holds nothing else."""
-        if self.value is not None and bool((window == self.value).all()):
-            return True
-        return self.below is not None and bool(window.max() < self.below)
 
 
 @dataclass(frozen=True)

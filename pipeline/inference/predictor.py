@@ -22,7 +22,7 @@ from ..progress import Report, silent
 from ..volume import Notice, Volume
 from .memory import PeakMemory, available_bytes, human_bytes
 from .precision import choose_precision, precision_notice
-from .prepare import canonical, labels_on_grid, prepare, straightened, to_source_order
+from .prepare import canonical, in_canonical_order, labels_on_grid, prepare, straightened, to_source_order
 from .ready import ReadyNetwork, check_engine, make_ready
 from .regrid import GridMap
 from .runner import flatten
@@ -96,8 +96,7 @@ class Predictor:
         """
         self.facts, self.notices = {}, ()
         with PeakMemory(self.device) as peak:
-            turned = canonical(volume)
-            labels = to_source_order(self._labels(turned, report), volume)
+            labels = self._labels(volume, report)
         slow = precision_notice(self.precision, self.device)
         if slow:
             self.notices += (Notice("precision", slow),)
@@ -109,19 +108,19 @@ class Predictor:
         return labels
 
     def _labels(self, volume: Volume, report: Report) -> np.ndarray:
-        """Labels on the grid of the volume, which is in canonical order."""
-        how = voxelwise(self.preprocessing, volume) if volume.is_mapped else None
+        turned = canonical(volume)
+        how = voxelwise(self.preprocessing, turned) if volume.is_mapped else None
         if how is not None and not isinstance(how, NeedsWholeScan):
-            return self._streamed(ArrayScan(volume.array, how), None, volume, report)
+            return self._streamed(ArrayScan(turned.array, how), None, volume, report)
         self._require_whole(volume, how, report)
-        prepared = prepare(volume, self.preprocessing)
+        prepared = prepare(turned, self.preprocessing)
         image = prepared["image"]
         scan = TensorScan(image.as_tensor())
-        grid_map = GridMap.between(np.asarray(image.affine), straightened(volume.affine), volume.spatial_shape)
+        grid_map = GridMap.between(np.asarray(image.affine), straightened(turned.affine), turned.spatial_shape)
         if isinstance(self.inferer, StreamingInferer) and grid_map is not None and grid_map.beyond(scan.size) <= 1:
             return self._streamed(scan, None if grid_map.is_identity(scan.size) else grid_map, volume, report)
-        logits = self._whole(scan)
-        return labels_on_grid(logits, prepared, self.preprocessing, volume)
+        labels = labels_on_grid(self._whole(scan), prepared, self.preprocessing, turned)
+        return to_source_order(labels, volume)
 
     def _streamed(self, scan: Scan, grid_map: GridMap | None, volume: Volume, report: Report) -> np.ndarray:
         """Windows blended, interpolated onto the volume's grid and reduced to labels, box by box."""
@@ -135,8 +134,8 @@ class Predictor:
         made: list[np.ndarray] = []
 
         def make(shape: tuple[int, ...], kind: torch.dtype) -> np.ndarray:
-            made.append(torch.empty(shape, dtype=kind).numpy())
-            return made[0]
+            made.append(torch.empty(volume.spatial_shape, dtype=kind).numpy())
+            return in_canonical_order(made[0], volume)[np.newaxis]
 
         network = self._network_for(scan.channels, self.inferer.window_size(scan.size))
         facts = self.inferer.stream(scan, network, make, device=self.devices, grid_map=grid_map, report=report)
@@ -149,7 +148,7 @@ class Predictor:
             "tile_disagreement": facts.tile_disagreement,
             "estimated_bytes": {"host": estimate.host_bytes, "device": estimate.device_bytes},
         }
-        return made[0][0]
+        return made[0]
 
     def _whole(self, scan: TensorScan) -> Tensor:
         """(K, *spatial) logits of the whole scan: for others' inferers, and grids that boxes can not be brought to."""

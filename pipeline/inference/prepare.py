@@ -40,10 +40,15 @@ def canonical(volume: Volume) -> Volume:
 
 
 def to_source_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
-    """Labels on the grid of `canonical(volume)` -> on the volume's own, (X, Y, Z); the same memory in another order."""
+    """Labels on the grid of `canonical(volume)` -> on the volume's own, (X, Y, Z)."""
     turn = orientations.io_orientation(volume.affine)
     back = orientations.ornt_transform(np.stack([np.arange(3), np.ones(3)], axis=1), turn)
-    return orientations.apply_orientation(labels, back)
+    return np.ascontiguousarray(orientations.apply_orientation(labels, back))
+
+
+def in_canonical_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
+    """Labels on the volume's own grid, (X, Y, Z), seen as on that of `canonical(volume)`: the same memory."""
+    return orientations.apply_orientation(labels, orientations.io_orientation(volume.affine))
 
 
 def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FILL_LOGIT = 20.0
+
 Where = tuple[slice, ...]
 """A box of voxels of the image."""
 
@@ -220,6 +222,11 @@ def make_reduction(output: str | Reduce, channels: int, make: Callable[[int, tor
 def label_dtype(channels: int) -> torch.dtype:
     """The smallest unsigned type that holds the labels of that many channels."""
     return torch.uint8 if channels <= 256 else torch.uint16
+
+
+def background_logit(channels: int) -> float:
+    """Logit of the first channel, where nothing but background was seen, all others being 0."""
+    return FILL_LOGIT if channels > 1 else -FILL_LOGIT
 
 
 def probabilities(logits: Tensor) -> Tensor:

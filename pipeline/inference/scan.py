@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,28 @@ class ArrayScan:
         """A fresh float32 tensor."""
         part = torch.from_numpy(np.array(self.array[(slice(None), *region)], dtype=np.float32, order="C"))
         return part if self.prepare is None else self.prepare(part)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a window holds that is not worth computing, in the values that the network is given.
+
+    Attributes:
+        value: every voxel is exactly this; None does not apply.
+        below: every voxel is below this; None does not apply.
+    """
+
+    value: float | None = None
+    below: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.value is not None or self.below is not None
+
+    def fills(self, window: Tensor) -> bool:
+        """Whether the window holds nothing else."""
+        if self.value is not None and bool((window == self.value).all()):
+            return True
+        return self.below is not None and bool(window.max() < self.below)
 
 
 def read_window(scan: Scan, grid: WindowGrid, start: Sequence[int], padding_mode: str, value: float) -> Tensor:

@@ -19,7 +19,7 @@ from monai.utils import PytorchPadMode, convert_to_dst_type, look_up_option
 from torch import Tensor, nn
 
 from ..progress import ProgressBar, Report, silent
-from .blending import Background, BlendedPass, Padding
+from .blending import BlendedPass, Padding
 from .estimate import Estimate, Pace, require_room
 from .layout import lean_layout
 from .memory import forward_needs
@@ -27,7 +27,7 @@ from .mirroring import Mirrored, check_axes
 from .reduction import Dropped, Output, Reduce, Reduction, ReductionOf, make_reduction
 from .regrid import GridMap, Regridded
 from .runner import CONDITION, Network, WindowRunner, restored
-from .scan import Scan, TensorScan
+from .scan import Background, Scan, TensorScan
 from .tiling import SeamlessPass, plan_tiles
 from .windows import window_grid
 
@@ -227,6 +227,8 @@ class StreamingInferer(Inferer):
         def reduction_of(index: int, channels: int, size: tuple[int, ...], order: Sequence[int]) -> Reduction:
             if index > 0:
                 return Dropped()
+            if grid_map is not None and size != scan.size:
+                raise ValueError(f"grid_map is for the scan's {scan.size} voxels; the network makes {size} of them.")
             target = size if grid_map is None else grid_map.size
             reduction = make_reduction(self.output, channels, lambda count, kind: _given(out, (count, *target), kind))
             return reduction if grid_map is None else Regridded(grid_map, size, order, channels, reduction)
@@ -282,12 +284,12 @@ class StreamingInferer(Inferer):
             return [slice(image, image + 1), slice(None), *place]
 
         more: dict[str, Any] = {"condition": condition, "coordinates": coordinates if self.with_coord else None}
+        more["background"] = self.background
         if plan is not None:
             return SeamlessPass(scan, plan, reduction_of, **more)
         weights = compute_importance_map(grid.roi, mode=self.mode, sigma_scale=self.sigma_scale, device=devices[0])
         layout = lean_layout(grid, stream_axis)
-        more |= {"padding": self.padding, "background": self.background}
-        return BlendedPass(scan, grid, layout, weights, reduction_of, **more)
+        return BlendedPass(scan, grid, layout, weights, reduction_of, padding=self.padding, **more)
 
     def _run(
         self,

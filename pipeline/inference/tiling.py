@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .reduction import Reduction, ReductionOf
-from .runner import Window, WindowRunner
-from .scan import Scan, read_mirrored
+from .reduction import Reduction, ReductionOf, background_logit
+from .runner import Outputs, Window, WindowRunner
+from .scan import Background, Scan, read_mirrored
 
 FLOAT_BYTES = 4
 
@@ -128,10 +128,14 @@ class SeamlessPass:
         scan: the image.
         plan: its tiles.
         reduction_of: makes what takes the tiles of an output.
+        background: of tiles to skip, their surroundings included.
+        condition: a second image that the network takes, cut into tiles likewise.
         coordinates: what the network is told of its tile's place, from its start; None for nothing.
+
+    Attributes:
+        skipped: tiles that were filled.
     """
 
-    skipped = 0
     disagreement = None
 
     def __init__(
@@ -140,13 +144,16 @@ class SeamlessPass:
         plan: TilePlan,
         reduction_of: ReductionOf,
         *,
+        background: Background,
         condition: Scan | None = None,
         coordinates: Callable[[Sequence[int]], object] | None = None,
     ) -> None:
-        self.scan, self.plan, self.reduction_of = scan, plan, reduction_of
+        self.scan, self.plan, self.reduction_of, self.background = scan, plan, reduction_of, background
         self.condition, self.coordinates = condition, coordinates
         self.windows = plan.windows
         self.window_size = plan.tile
+        self.skipped = 0
+        self._empty: list[Tensor] = []
         self._reductions: list[Reduction] = []
 
     def held_bytes(self, channels: int, regridded: bool = False) -> int:
@@ -166,12 +173,32 @@ class SeamlessPass:
 
     def run(self, runner: WindowRunner) -> Iterator[int]:
         """Every tile once; yields how many are done."""
-        results = zip(self.plan.tiles(), runner.run(map(self._window, self.plan.tiles())), strict=True)
+        results = zip(self.plan.tiles(), runner.run(self._windows(runner)), strict=True)
         for done, (tile, outputs) in enumerate(results, start=1):
-            assert outputs is not None
-            for index, output in enumerate(outputs):
-                self._take(index, tile, output)
+            if outputs is not None and not self._reductions:
+                self._begin(outputs)
+            for reduction, output in zip(self._reductions, outputs or self._empty, strict=True):
+                self._take(reduction, tile, output)
             yield done
+
+    def _windows(self, runner: WindowRunner) -> Iterator[Window]:
+        for tile in self.plan.tiles():
+            window = self._window(tile)
+            assert window.data is not None
+            if self.background and self.background.fills(window.data):
+                if not self._reductions:
+                    self._begin(runner.once(window))  # to learn how many channels there are
+                window.data = None
+                self.skipped += 1
+            yield window
+
+    def _begin(self, outputs: Outputs) -> None:
+        order = range(len(self.plan.axes))
+        for index, output in enumerate(outputs):
+            self._reductions.append(self.reduction_of(index, len(output), self.scan.size, order))
+            empty = output.new_zeros((len(output), *[1] * (output.dim() - 1)))
+            empty[0] = background_logit(len(output))
+            self._empty.append(empty.expand(output.shape))
 
     def _window(self, tile: Sequence[Stretch]) -> Window:
         place = [stretch.low for stretch in tile]
@@ -181,22 +208,18 @@ class SeamlessPass:
             coordinates=None if self.coordinates is None else self.coordinates(place),
         )
 
-    def _take(self, index: int, tile: Sequence[Stretch], output: Tensor) -> None:
+    def _take(self, reduction: Reduction, tile: Sequence[Stretch], output: Tensor) -> None:
         expected = tuple(n - 2 * margin for n, margin in zip(self.plan.tile, self.plan.margin, strict=True))
         if tuple(output.shape[1:]) != expected:
             raise ValueError(
                 f'mode "seamless": the network makes {tuple(output.shape[1:])} voxels of tiles of {self.plan.tile}; '
                 f'its attributes promise {expected}. Correct them, or use mode "gaussian".'
             )
-        if index == len(self._reductions):
-            order = range(len(self.plan.axes))
-            self._reductions.append(self.reduction_of(index, len(output), self.scan.size, order))
         inner = tuple(
             slice(each.start - each.low - margin, each.stop - each.low - margin)
             for each, margin in zip(tile, self.plan.margin, strict=True)
         )
         where = tuple(slice(each.start, each.stop) for each in tile)
-        reduction = self._reductions[index]
         reduction.begin(where)
         reduction.put(where, 0, output[(slice(None), *inner)].float())
         reduction.finish(where)

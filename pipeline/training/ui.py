@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import PipelineError, UsageError
-from .logs import interrupted_by_sigterm
+from .interruption import interruptible
 from .tracking import shown_uri, tracking_uri
 
 START_SECONDS = 120
@@ -40,7 +40,7 @@ def serve_ui(host: str, port: int, say: Callable[[str], None]) -> None:
     _check_store(uri)
     _check_port(host, port)
     words = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    with tempfile.TemporaryFile("w+") as output, interrupted_by_sigterm():
+    with tempfile.TemporaryFile("w+") as output, interruptible():
         say(f"starting MLflow on the store {shown_uri()}")
         # A session of its own: Ctrl-C reaches us alone, and we end MLflow with its workers.
         process = subprocess.Popen(

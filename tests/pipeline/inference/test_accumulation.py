@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.pipeline.inference import accumulation
-from scanloom.pipeline.inference.accumulation import FILL_LOGIT, Accumulator
-from scanloom.pipeline.inference.blending import Background, BlendedPass, Padding
+from scanloom.pipeline.inference.accumulation import Accumulator
+from scanloom.pipeline.inference.blending import BlendedPass, Padding
 from scanloom.pipeline.inference.layout import lean_layout
-from scanloom.pipeline.inference.reduction import Labels, Logits
-from scanloom.pipeline.inference.scan import TensorScan
+from scanloom.pipeline.inference.reduction import Labels, Logits, background_logit
+from scanloom.pipeline.inference.scan import Background, TensorScan
 from scanloom.pipeline.inference.windows import window_grid
 
 
@@ -30,7 +30,7 @@ def naive(grid, layout, outputs, weights):
     mean = (sums / counts)[(slice(None), *inside)]
     empty = (counts == 0)[inside]
     mean[:, empty] = 0.0
-    mean[0, empty] = FILL_LOGIT if channels > 1 else -FILL_LOGIT
+    mean[0, empty] = background_logit(channels)
     return mean
 
 

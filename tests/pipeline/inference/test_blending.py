@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from scanloom.pipeline.inference.blending import FLOAT_BYTES, Background, BlendedPass, Padding
+from scanloom.pipeline.inference.blending import FLOAT_BYTES, BlendedPass, Padding
 from scanloom.pipeline.inference.layout import lean_layout
 from scanloom.pipeline.inference.reduction import Logits
 from scanloom.pipeline.inference.runner import WindowRunner
-from scanloom.pipeline.inference.scan import TensorScan
+from scanloom.pipeline.inference.scan import Background, TensorScan
 from scanloom.pipeline.inference.windows import window_grid
 
 CPU = torch.device("cpu")

@@ -104,7 +104,6 @@ def inferer_of(mode="gaussian", **settings):
 @pytest.mark.parametrize("spacing", [None, (2.0, 1.3, 0.8)], ids=["as it is", "resampled"])
 @pytest.mark.parametrize("mode", ["gaussian", "seamless"])
 def test_streamed_labels_are_those_of_whole_logits_brought_back_by_monai(tmp_path, monkeypatch, spacing, mode):
-    """The voxels apart are ties of float32."""
     config = inferer_of(mode, roi_size=[22, 22, 22], overlap=0.5)
     predictor = Predictor(make_bundle(tmp_path, spacing=spacing, config=config))
     volume = scan_of((31, 26, 22), (1.1, 0.9, 1.7))
@@ -114,7 +113,7 @@ def test_streamed_labels_are_those_of_whole_logits_brought_back_by_monai(tmp_pat
     whole = predictor(volume)
     assert "windows" not in predictor.facts
     assert {*np.unique(whole)} == {0, 1, 2}
-    assert (streamed != whole).mean() < 1e-3
+    assert (streamed != whole).sum() <= 1  # a tie of float32
 
 
 def test_a_scan_that_was_cropped_gets_its_surroundings_back_as_background(tmp_path):

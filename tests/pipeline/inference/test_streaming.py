@@ -706,3 +706,10 @@ def test_no_warning_is_given_for_a_file_that_can_only_be_read(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         StreamingInferer((8, -1)).stream(ArrayScan(read), Convolved(), torch.empty(3, 16, 16))
+
+
+def test_a_grid_map_is_refused_for_outputs_of_another_size():
+    grid_map = GridMap((8, 8), (1.0, 1.0), (0.0, 0.0))
+    out = np.zeros((1, 8, 8), np.float32)
+    with pytest.raises(ValueError, match=r"grid_map is for the scan's \(16, 16\) voxels; the network makes \(8, 8\)"):
+        StreamingInferer(8).stream(TensorScan(torch.zeros(1, 16, 16)), nn.AvgPool2d(2), out, grid_map=grid_map)

@@ -11,7 +11,7 @@ from scanloom.networks import ResNetUNet, UNet
 from scanloom.pipeline.inference import StreamingInferer
 from scanloom.pipeline.inference.blending import FLOAT_BYTES
 from scanloom.pipeline.inference.regrid import GridMap
-from scanloom.pipeline.inference.scan import TensorScan
+from scanloom.pipeline.inference.scan import Background, TensorScan
 from scanloom.pipeline.inference.tiling import SeamlessPass, check_seamless, plan_tiles
 from scipy.ndimage import map_coordinates
 from torch import nn
@@ -306,7 +306,9 @@ def test_what_is_held_does_not_grow_with_the_image():
 
     def held(length, regridded):
         plan = plan_tiles(network, (length, 60, 60), (32, 32, 32))
-        one = SeamlessPass(TensorScan(torch.zeros(1, 1, 1, 1).expand(1, length, 60, 60)), plan, None)
+        one = SeamlessPass(
+            TensorScan(torch.zeros(1, 1, 1, 1).expand(1, length, 60, 60)), plan, None, background=Background()
+        )
         assert one.held_bytes(3) == 3 * 2 * prod(plan.tile) * FLOAT_BYTES
         return one.held_bytes(3, regridded)
 
@@ -316,7 +318,7 @@ def test_what_is_held_does_not_grow_with_the_image():
 
 def test_memory_can_not_be_relieved():
     plan = plan_tiles(unet(), (40, 40), (40, 40))
-    assert SeamlessPass(TensorScan(torch.zeros(1, 40, 40)), plan, None).relieve() is False
+    assert SeamlessPass(TensorScan(torch.zeros(1, 40, 40)), plan, None, background=Background()).relieve() is False
 
 
 @pytest.mark.parametrize(
@@ -407,3 +409,23 @@ def test_a_network_that_breaks_its_promise_is_refused():
         ValueError, match=r"makes \(18, 18\) voxels of tiles of \(20, 20\); its attributes promise \(20, 20\)"
     ):
         seamless(torch.zeros(1, 1, 38, 38), Cropping(), 20)
+
+
+@pytest.mark.parametrize("output", ["logits", "labels"])
+@pytest.mark.parametrize("corner", [(0, 0), (90, 90)], ids=["the first tile not", "the first tile too"])
+def test_tiles_of_background_with_their_surroundings_are_filled(output, corner):
+    network = UNet(out_channels=3, features=[4, 8], padding="same", norm="none").eval().requires_grad_(False)
+    image = torch.zeros(1, 1, 120, 120)
+    image[..., corner[0] : corner[0] + 20, corner[1] : corner[1] + 20] = torch.randn(20, 20)
+    inferer = StreamingInferer(40, mode="seamless", output=output, background_value=0.0)
+    result = inferer(image, network)
+    assert 0 < inferer.facts.skipped < inferer.facts.windows
+    whole = network(image)
+    seen = torch.zeros(120, 120, dtype=bool)
+    for tile in plan_tiles(network, (120, 120), (40, 40)).tiles():
+        if image[0, 0][tuple(slice(each.low, each.high) for each in tile)].any():
+            seen[tuple(slice(each.start, each.stop) for each in tile)] = True
+    expected = whole if output == "logits" else whole.argmax(1, keepdim=True).to(torch.uint8)
+    torch.testing.assert_close(result[..., seen], expected[..., seen])
+    empty = result[..., ~seen] if output == "labels" else result.argmax(1)[..., ~seen]
+    assert not empty.any()
