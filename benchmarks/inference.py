@@ -1,22 +1,27 @@
 """What sliding windows cost: ours, and those of MONAI, nnU-Net and torchio, on this machine as it is.
 
-    python benchmarks/inference.py [--rounds 5] [--only machinery] [--threads 2] [--device cuda] [--plot FILE]
+    python benchmarks/inference.py [--rounds 5] [--only machinery] [--passive] [--device cuda] [--plot FILE]
 
 Prints Markdown; `inference_peers.py` lists the peers. The parts, each by itself with `--only`:
 
 - machinery: 256^3, windows 96^3, overlap 0.25, Gaussian weights, a network that costs nothing; labels out.
 - large: 512 x 512 x 300 with 100 classes, ours alone: the others hold 31 GB (float16: 15.7) of logits.
-- network: the shipped hippocampus network on a scan of noise; our machinery against its passes, and against MONAI's
-  inferer on the same weights as they come.
+- network: the shipped hippocampus network on a scan of noise, `--size` voxels an axis; our machinery against its
+  passes, and against MONAI's inferer on the same weights as they come.
 - memory: the peak against the number of slices and of classes; `--plot` draws it.
 - limit: 512 x 512 x 1200 from file to file in 2 GiB of address space beyond the libraries; and MONAI there.
 
 Time: the cases of a table run once a round, in turn, in one process, each round beginning with another; CPU and wall
 time of the call, its inputs made before. Medians, ranges in brackets; ratios are formed round by round. Wall time says
-as much about the machine's neighbours as about the code: the gates are about ratios.
+as much about the machine's neighbours as about the code: the gates are about ratios. Where other processes hold the
+cores, CPU time does so too: OpenMP's threads spin while they wait for each other, which counts as work, and most where
+there are many small steps, as in ours. `--passive` lets them sleep (OMP_WAIT_POLICY), for all cases alike; users get
+the other. The heading says which it was, and the load before.
 
 Memory: a fresh process a case, malloc as it comes, a first call on a tiny volume to load what is loaded late; VmHWM
-less VmRSS before the call, so inputs do not count, and outputs do. Linux only.
+less VmRSS before the call, so inputs do not count, and outputs do, but for the case whose labels go to an array that
+is there before. Arrays in memory, as VmHWM counts the pages of mapped files, which the system can take back.
+Linux only.
 
 Cases that can not run here are left out and said so. The status is 0 whether the gates hold or not.
 """
@@ -48,6 +53,7 @@ GATES = {2: (0.25 / 1.81, 80), 10: (1.0 / 3.80, 300), 100: (8.5 / 25.6, 2800)}
 LARGE = (512, 512, 300)
 LARGE_MIB = 4096
 SLICES, CLASSES = (128, 256, 512, 1024), (2, 5, 10, 20, 50, 100)
+GIVEN = "ours, to an array given"
 ROOM_MIB = 8192
 """The most that a peer's case may take to be tried."""
 OVERHEAD, SPEEDUP, EQUAL = 1.02, 2.4, 0.999
@@ -61,11 +67,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=list(PARTS), action="append", help="may be repeated")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passive", action="store_true", help="threads that wait sleep, see above")
+    parser.add_argument("--size", type=int, default=SIZE, help="voxels an axis in the part network")
     parser.add_argument("--device", default="cpu", help="of the part network")
     parser.add_argument("--plot", type=Path, help="where the part memory draws its picture")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--limited", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.passive and not _is_passive():  # OpenMP reads it when torch is loaded
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     torch.set_num_threads(options.threads)
     if options.peak:
         name, classes, size = options.peak
@@ -73,7 +83,9 @@ def main() -> None:
     if options.limited:
         return _limited_here(options.limited[0], Path(options.limited[1]))
     print(f"# Sliding windows, {options.threads} threads\n\n{machine()}, {versions(LIBRARIES)}.")
-    print("Medians, ranges in brackets.", flush=True)
+    waits = "sleep (OMP_WAIT_POLICY=PASSIVE)" if _is_passive() else "spin, as they come"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"Threads that wait {waits}; load before: {load}.\nMedians, ranges in brackets.", flush=True)
     for part in options.only or PARTS:
         PARTS[part](options)
 
@@ -135,10 +147,13 @@ def network(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     plain = Predictor(find_bundle("hippocampus_mr_unet"), options.device, precision="fp32").network.to(device)
-    volume = smooth_noise((SIZE,) * 3).to(device)
+    volume = smooth_noise((options.size,) * 3).to(device)
     window = volume[..., : WINDOW[0], : WINDOW[1], : WINDOW[2]].contiguous()
-    print(f"\n## The hippocampus network on {SIZE}^3, windows {WINDOW[0]}^3, overlap {OVERLAP}, no mirroring\n")
-    print(f"{describe_device(device)}; MONAI runs the weights as they come, in fp32. CPU seconds; wall on a GPU.\n")
+    print(f"\n## The hippocampus network on {options.size}^3, windows {WINDOW[0]}^3, overlap {OVERLAP}, no mirroring\n")
+    cuda = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else ""
+    print(
+        f"{describe_device(device)}{cuda}; MONAI runs the weights as they come, in fp32. CPU seconds; wall on a GPU.\n"
+    )
     print("| | seconds | CPU s | MONAI's / ours | windows x a pass | ours / that | labels as MONAI's |")
     print("|---|---|---|---|---|---|---|", flush=True)
     expected = PEERS["MONAI"](volume, plain, WINDOW, OVERLAP)
@@ -165,22 +180,18 @@ def network(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """Peaks against slices and classes."""
-    slices = {name: [peak(name, 2, (256, 256, n)) for n in SLICES] for name in ("ours", "MONAI")}
-    classes = {name: [peak(name, n, (SIZE,) * 3) for n in CLASSES] for name in ("ours", "MONAI")}
+    names = (GIVEN, "ours", "MONAI")
+    slices = {name: [peak(name, 2, (256, 256, n)) for n in SLICES] for name in names}
+    classes = {name: [peak(name, n, (SIZE,) * 3) for n in CLASSES] for name in names}
     for title, heads, table in (
         ("256 x 256 x slices, 2 classes", SLICES, slices),
         (f"{SIZE}^3, classes", CLASSES, classes),
     ):
-        print(f"\n## Peak MiB, labels (which count) out: {title}\n\n| | {' | '.join(map(str, heads))} |")
+        print(f"\n## Peak MiB above the input, labels out: {title}\n\n| | {' | '.join(map(str, heads))} |")
         print("|---" * (len(heads) + 1) + "|")
         for name, row in table.items():
-            print(f"| {name} | {' | '.join(str(each) for each in row)} |", flush=True)
-        if table is slices:
-            outputs = [256 * 256 * n / 2**20 for n in SLICES]
-            rest = [
-                one - own if isinstance(one, float) else one for one, own in zip(slices["ours"], outputs, strict=True)
-            ]
-            print(f"| ours, less the labels themselves | {' | '.join(f'{each:.0f}' for each in rest)} |", flush=True)
+            words = [f"{each:.0f}" if isinstance(each, float) else each for each in row]
+            print(f"| {name} | {' | '.join(words)} |", flush=True)
     if options.plot:
         _plot(options.plot, slices, classes)
 
@@ -226,7 +237,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, T
 def peak(name: str, classes: int, size: Sequence[int]) -> float | str:
     """MiB of a case in a process of its own, or why there is none."""
     logits = np.prod(size) * classes * 4 / 2**20
-    if name != "ours" and logits > ROOM_MIB:
+    if name not in ("ours", GIVEN) and logits > ROOM_MIB:
         return f"needs {logits / 1024:.0f} GiB"
     done = rerun(["--peak", name, str(classes), "x".join(map(str, size))])
     return float(done.stdout) if done.returncode == 0 else (done.stderr.strip().splitlines() or ["killed"])[-1][:120]
@@ -279,9 +290,21 @@ def write_scan(path: Path, shape: tuple[int, int, int]) -> Path:
 def _peak_here(name: str, classes: int, size: tuple[int, ...]) -> float:
     """Of one case, in this process."""
     tiny = tuple(min(n, 2 * w) for n, w in zip(size, (8, 8, 8), strict=True))
-    PEERS[name](torch.randn(1, 1, *tiny), CostsNothing(classes, (8, 8, 8)), (8, 8, 8), OVERLAP)
-    volume, cheap = torch.randn(1, 1, *size), CostsNothing(classes, WINDOW)
-    return peak_mib(lambda: PEERS[name](volume, cheap, WINDOW, OVERLAP))[0]
+    _call(name, tiny, classes, (8, 8, 8))()
+    return peak_mib(_call(name, size, classes, WINDOW))[0]
+
+
+def _call(name: str, size: tuple[int, ...], classes: int, window: tuple[int, ...]) -> Callable[[], Any]:
+    """A case, its inputs made."""
+    volume, cheap = torch.randn(1, 1, *size), CostsNothing(classes, window)
+    if name != GIVEN:
+        return lambda: PEERS[name](volume, cheap, window, OVERLAP)
+    from scanloom.pipeline.inference import StreamingInferer
+    from scanloom.pipeline.inference.scan import ArrayScan
+
+    scan, labels = ArrayScan(volume[0].numpy()), np.full((1, *size), 255, np.uint8)  # written, so that it is there
+    inferer = StreamingInferer(window, overlap=OVERLAP, mode="gaussian", output="labels")
+    return lambda: inferer.stream(scan, cheap, labels)
 
 
 @torch.inference_mode()
@@ -322,6 +345,10 @@ def _network_row(times: dict[str, Times], device: torch.device) -> str:
     return " | ".join(columns)
 
 
+def _is_passive() -> bool:
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
 def _columns(times: dict[str, Times], name: str) -> str:
     """Seconds, CPU seconds and the ratio to ours."""
     ratio = "" if name == "ours" else spread(ratios(times[name].cpu, times["ours"].cpu), 2)
@@ -341,11 +368,14 @@ def _plot(path: Path, slices: dict[str, list[Any]], classes: dict[str, list[Any]
         (panels[0], slices, SLICES, "slices of 256 x 256; 2 classes"),
         (panels[1], classes, CLASSES, f"classes; {SIZE} x {SIZE} x {SIZE} voxels"),
     ):
-        for (name, row), look in zip(table.items(), ("o-", "s--"), strict=True):
+        for (name, row), look in zip(table.items(), ("o-", "o--", "s-"), strict=True):
             points = [(head, value) for head, value in zip(heads, row, strict=True) if isinstance(value, float)]
-            axes.plot(*zip(*points, strict=True), look, label=name, color="#5b8def" if name == "ours" else "grey")
-        axes.set(xlabel=words, ylabel="peak above the input (MiB)")
-        axes.set_ylim(0)
+            if points:
+                axes.plot(*zip(*points, strict=True), look, label=name, color="grey" if name == "MONAI" else "#5b8def")
+        axes.set(xlabel=words, ylabel="peak above the input (MiB)", xscale="log", yscale="log")
+        axes.set_xticks(heads, map(str, heads))
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.suptitle("Labels out, windows 96 x 96 x 96, overlap 0.25", fontsize=11)
