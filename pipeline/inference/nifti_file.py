@@ -19,10 +19,11 @@ from torch import Tensor
 from ..atomic import atomic
 from ..errors import StudyError
 from ..progress import Report, silent
+from .facts import InferenceFacts
 from .prepare import is_sheared
 from .runner import Network
 from .scan import ArrayScan
-from .streaming import Devices, InferenceFacts, StreamingInferer
+from .streaming import Devices, StreamingInferer
 
 Prepare = Callable[[Tensor], Tensor]
 

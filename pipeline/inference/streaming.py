@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from inspect import signature
-from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -15,17 +13,19 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer, SlidingWindowInferer
-from monai.utils import PytorchPadMode, convert_to_dst_type, look_up_option
+from monai.utils import PytorchPadMode, look_up_option
 from torch import Tensor, nn
 
 from ..progress import ProgressBar, Report, silent
 from .blending import BlendedPass, Padding
-from .estimate import Estimate, Pace, require_room
+from .estimate import Estimate, Pace
+from .facts import InferenceFacts
 from .layout import lean_layout
 from .memory import forward_needs
 from .mirroring import Mirrored, check_axes
 from .reduction import Dropped, Output, Reduce, Reduction, ReductionOf, make_reduction
 from .regrid import GridMap, Regridded
+from .results import Results
 from .runner import CONDITION, Network, WindowRunner, restored
 from .scan import Background, Scan, TensorScan
 from .tiling import SeamlessPass, plan_tiles
@@ -40,34 +40,6 @@ MakeOutput = Callable[[tuple[int, ...], torch.dtype], Output]
 """Shape, type -> what to write to."""
 
 Devices = torch.device | str | Sequence[torch.device | str]
-
-
-@dataclass
-class InferenceFacts:
-    """What there is to say of an inference that ran.
-
-    Attributes:
-        windows: of the scan, those skipped included.
-        skipped: windows that held nothing but background.
-        seconds: from the first window to the last.
-        tile_disagreement: share of the voxels midway between overlapping windows that the two label differently; None
-            where none overlap.
-        notices: what was given up for want of memory.
-    """
-
-    windows: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    tile_disagreement: float | None = None
-    notices: list[str] = field(default_factory=list)
-
-    def add(self, windows: int, skipped: int, seconds: float, tile_disagreement: float | None) -> None:
-        """One more image of the batch; the disagreement of the worst stays."""
-        self.windows += windows
-        self.skipped += skipped
-        self.seconds += seconds
-        known = [each for each in (self.tile_disagreement, tile_disagreement) if each is not None]
-        self.tile_disagreement = max(known, default=None)
 
 
 class StreamingInferer(Inferer):
@@ -182,7 +154,7 @@ class StreamingInferer(Inferer):
             large = self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh
             device = "cpu" if large else inputs.device
         devices = as_devices(inputs.device if self.sw_device is None else self.sw_device)
-        results = _Results(self.output, inputs, torch.device(device))
+        results = Results(self.output, inputs, torch.device(device))
         axis = _stream_axis(steps, dim, inputs.dim() - 2)
         self.facts = InferenceFacts()
         keys: list[Any] | None = None
@@ -315,39 +287,6 @@ class StreamingInferer(Inferer):
             pace(done)
         self.facts.add(one.windows, one.skipped, perf_counter() - begin, one.disagreement)
         return runner.keys
-
-
-class _Results:
-    """The outputs of a batch, made when the first window shows how many channels they have."""
-
-    def __init__(self, output: str | Reduce, inputs: Tensor, device: torch.device) -> None:
-        self.output, self.inputs, self.device = output, inputs, device
-        self._tensors: list[Tensor] = []
-
-    def reduction_of(self, image: int) -> ReductionOf:
-        """What makes the reductions of one image of the batch."""
-
-        def make(index: int, channels: int, size: tuple[int, ...], order: Sequence[int]) -> Reduction:
-            return make_reduction(
-                self.output, channels, lambda count, kind: self._room(index, count, size, kind)[image]
-            )
-
-        return make
-
-    def outputs(self) -> list[Tensor]:
-        """(B, K', *spatial) each; MetaTensors where the inputs are."""
-        if not isinstance(self.inputs, MetaTensor):
-            return self._tensors
-        like = MetaTensor([]).copy_meta_from(self.inputs, copy_attr=False)
-        return [convert_to_dst_type(each, like, dtype=each.dtype, device=self.device)[0] for each in self._tensors]
-
-    def _room(self, index: int, channels: int, size: tuple[int, ...], kind: torch.dtype) -> Tensor:
-        if index == len(self._tensors):
-            kind = self.inputs.dtype if kind.is_floating_point and self.inputs.is_floating_point() else kind
-            shape = (len(self.inputs), channels, *size)
-            require_room(prod(shape) * kind.itemsize, self.device, shape)
-            self._tensors.append(torch.empty(shape, dtype=kind, device=self.device))
-        return self._tensors[index]
 
 
 def as_devices(devices: Devices) -> tuple[torch.device, ...]:

@@ -13,9 +13,9 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import BlendMode
 from scanloom.pipeline.errors import PipelineError
 from scanloom.pipeline.inference import StreamingInferer, estimate, streaming
+from scanloom.pipeline.inference.facts import InferenceFacts
 from scanloom.pipeline.inference.regrid import GridMap
 from scanloom.pipeline.inference.scan import ArrayScan, TensorScan
-from scanloom.pipeline.inference.streaming import InferenceFacts
 from scipy.ndimage import map_coordinates
 from torch import nn
 
@@ -326,7 +326,7 @@ def test_a_large_image_on_a_device_has_its_result_on_the_host():
         inferer = StreamingInferer(8, cpu_thresh=threshold, sw_device="cpu")
         made = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(streaming, "_Results", lambda output, inputs, device, made=made: made.append(device) or 1 / 0)
+            patch.setattr(streaming, "Results", lambda output, inputs, device, made=made: made.append(device) or 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 inferer(image, Convolved())
         assert made == [torch.device(device)]
