@@ -3,19 +3,30 @@
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "transforms.md"
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCKS = {"transforms.md": 8, "inference.md": 3}
+"""A page, and the least of its Python blocks."""
 
 
-def test_every_python_block_of_the_transforms_page_runs_in_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_python_block_of_a_page_runs_in_order(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 8
+    text = (DOCS / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= BLOCKS[name]
     names: dict = {}
     for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
+        exec(compile(block, f"{name}, block {number}", "exec"), names)
 
 
-def test_every_picture_and_file_that_the_page_links_is_there():
-    links = re.findall(r"\]\(([^)#]+)\)", PAGE.read_text(encoding="utf-8").replace("\n", " "))
+def test_every_page_is_tested():
+    assert sorted(path.name for path in DOCS.glob("*.md")) == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_picture_and_file_that_a_page_links_is_there(name):
+    links = re.findall(r"\]\(([^)#]+)\)", (DOCS / name).read_text(encoding="utf-8").replace("\n", " "))
     assert links
-    assert [link for link in links if not link.startswith("http") and not (PAGE.parent / link).exists()] == []
+    assert [link for link in links if not link.startswith("http") and not (DOCS / link).exists()] == []
