@@ -134,16 +134,24 @@ class _Sums:
         if all(len(span.starts) == 1 for span in box):
             self.window = output
             return
-        lengths = tuple(span.length for span in box)
-        if not self.started:
-            _cut(self.brick, (self.channels, *lengths)).zero_()
-            self.started = True
-        if output is None:
-            return
-        block = _cut(self.brick, (self.channels, *lengths))
+        block = self._block(box)
+        window = block
         for axis, (at, span) in enumerate(zip(start, box, strict=True), start=1):
-            block = block.narrow(axis, at - span.start, self.weights.shape[axis - 1])
-        block.addcmul_(output, self.weights)
+            window = window.narrow(axis, at - span.start, self.weights.shape[axis - 1])
+        if not self.started:
+            self.started = True
+            self._place_first(block, window, output)
+        elif output is not None:
+            window.addcmul_(output, self.weights)
+
+    def _place_first(self, block: Tensor, window: Tensor, output: Tensor | None) -> None:
+        """Put the first window, which lies at the block's beginning, into it, and zeros into the rest."""
+        if output is None:
+            block.zero_()
+            return
+        torch.mul(output, self.weights, out=window)
+        for axis, length in enumerate(self.weights.shape, start=1):
+            block.narrow(axis, length, block.shape[axis] - length).zero_()
 
     def finish(self, box: Box, part: slice) -> Tensor:
         """(channels of the part, *final voxels): sums that nothing will be added to."""
