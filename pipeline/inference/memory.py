@@ -49,6 +49,7 @@ def keep_freed_memory() -> bool:
     A network's activations are freed and taken again in every pass, and each page that comes fresh from the system is
     a fault to be served and zeros to be written. On 2 cores the hippocampus network took 1.5 times as long at 96^3
     voxels without this, and a small one 1.7 times at 128^3; the process held 110 to 240 MiB more with it.
+    It is a wish: where the heap can not grow in place glibc maps large blocks all the same, which differs by process.
     Source: mallopt(3), glibc.
     """
     if sys.platform != "linux":
