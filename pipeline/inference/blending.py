@@ -11,12 +11,11 @@ from torch.nn.functional import interpolate
 
 from .accumulation import Accumulator
 from .layout import Layout
+from .memory import FLOAT_BYTES
 from .reduction import ReductionOf
 from .runner import Outputs, Window, WindowRunner, is_out_of_memory
 from .scan import Background, Scan, read_window
 from .windows import WindowGrid
-
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)

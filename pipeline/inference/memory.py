@@ -34,6 +34,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 2**30  # larger blocks go back to the system all the same
 UNLIMITED = 2**60  # version 1 writes about 2**63 where there is no limit
 
+FLOAT_BYTES = 4
+
 HOST_FACTOR = 1.25
 """On a processor, times the bytes of the activations: oneDNN copies the input of a convolution while it runs."""
 HOST_EXTRA_BYTES = 320 * 2**20

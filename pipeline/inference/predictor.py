@@ -20,7 +20,7 @@ from ..device import describe_device, find_devices
 from ..errors import BundleError, PipelineError
 from ..progress import Report, silent
 from ..volume import Notice, Volume
-from .memory import PeakMemory, available_bytes, human_bytes
+from .memory import FLOAT_BYTES, PeakMemory, available_bytes, human_bytes
 from .precision import choose_precision, precision_notice
 from .prepare import canonical, in_canonical_order, labels_on_grid, prepare, straightened, to_source_order
 from .ready import ReadyNetwork, check_engine, make_ready
@@ -34,7 +34,6 @@ NEEDED = ("network_def", "preprocessing", "inferer")
 REMEDIES = (
     "Close other programs, choose smaller windows (roi_size in the bundle's inferer), or a device with more memory."
 )
-FLOAT_BYTES = 4
 HOST = torch.device("cpu")
 COPIES = 3
 """Volumes of float32 that preprocessing of a whole scan holds at once: before and after a step, and its workings."""

@@ -17,11 +17,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .memory import FLOAT_BYTES
 from .reduction import Reduction, ReductionOf, background_logit
 from .runner import Outputs, Window, WindowRunner
 from .scan import Background, Scan, read_mirrored
-
-FLOAT_BYTES = 4
 
 SEES_THE_WINDOW = ("InstanceNorm", "GroupNorm", "LayerNorm", "AdaptiveAvgPool", "AdaptiveMaxPool", "Attention")
 """Parts of the names of layers whose output at a voxel depends on the whole window."""

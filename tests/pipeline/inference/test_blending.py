@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from scanloom.pipeline.inference.blending import FLOAT_BYTES, BlendedPass, Padding
+from scanloom.pipeline.inference.blending import BlendedPass, Padding
 from scanloom.pipeline.inference.layout import lean_layout
+from scanloom.pipeline.inference.memory import FLOAT_BYTES
 from scanloom.pipeline.inference.reduction import Logits
 from scanloom.pipeline.inference.runner import WindowRunner
 from scanloom.pipeline.inference.scan import Background, TensorScan

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.networks import ResNetUNet, UNet
 from scanloom.pipeline.inference import StreamingInferer
-from scanloom.pipeline.inference.blending import FLOAT_BYTES
+from scanloom.pipeline.inference.memory import FLOAT_BYTES
 from scanloom.pipeline.inference.regrid import GridMap
 from scanloom.pipeline.inference.scan import Background, TensorScan
 from scanloom.pipeline.inference.tiling import SeamlessPass, check_seamless, plan_tiles
