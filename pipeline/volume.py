@@ -18,17 +18,35 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class SourceSlice:
+    """One DICOM image plane that a volume was read from.
+
+    Attributes:
+        file: the DICOM file.
+        frame: its frame, from 0, in a multi-frame file; None where the file holds a single frame.
+        z: where the plane lies along the volume's third axis, in voxels; not whole where the volume was resampled
+            because its slices were unevenly spaced.
+    """
+
+    file: Path
+    frame: int | None
+    z: float
+
+
+@dataclass(frozen=True)
 class Volume:
     """One scan on its source grid.
 
     Attributes:
-        array: (C, X, Y, Z), channel first; C is 1 for every scan read here. float32, or for a large file that can be
-            mapped the file's own type, in the file.
+        array: (C, X, Y, Z), channel first; C is 1 for every scan read here. Real numbers of any type that holds the
+            source's values, in any memory order; read-only and in its file where that is large and can be mapped.
         affine: (4, 4), voxel index -> RAS mm; may be oblique and of either handedness.
         case: name for folders and logs; holds nothing of the patient.
         modality: DICOM Modality (0008,0060) such as "MR" or "CT"; None where the format does not say.
-        instances: for DICOM the source files, instances[k] holding the slice array[:, :, :, k]; else empty.
+        sources: for DICOM the image planes in the order of their places, else empty. There are fewer than voxels along
+            z where missing slices were filled in.
         series_sha256: for DICOM the SHA-256 of the SeriesInstanceUID, 64 hex digits; else None.
+        padding: what voxels outside the scanned field hold (PixelPaddingValue, rescaled); None where there is no such.
         notices: what the reader corrected or could not verify.
     """
 
@@ -36,8 +54,9 @@ class Volume:
     affine: np.ndarray
     case: str
     modality: str | None = None
-    instances: tuple[Path, ...] = ()
+    sources: tuple[SourceSlice, ...] = ()
     series_sha256: str | None = None
+    padding: float | None = None
     notices: tuple[Notice, ...] = ()
 
     @property

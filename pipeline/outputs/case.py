@@ -40,9 +40,9 @@ def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str
         UsageError: an unknown format, or DICOM SEG for an input that is not DICOM.
     """
     if not requested:
-        return FORMATS if volume.instances else ("nifti",)
+        return FORMATS if volume.sources else ("nifti",)
     check_formats(requested)
-    if "dicom-seg" in requested and not volume.instances:
+    if "dicom-seg" in requested and not volume.sources:
         raise UsageError(
             f"case {volume.case}: a DICOM SEG refers to DICOM instances and this input has none. "
             "Leave out --format dicom-seg, or give the DICOM series as input."

@@ -45,7 +45,7 @@ def write_dicom_seg(path: Path, labels: np.ndarray, volume: Volume, bundle: Bund
     Args:
         path: ends in .dcm.
         labels: (X, Y, Z), integers from 0, on the volume's grid.
-        volume: a DICOM volume: instances[k] is the file of slice labels[:, :, k].
+        volume: a DICOM volume: sources[k] is slice labels[:, :, k].
         bundle: gives the codes, names and colours of the labels, and is named as the algorithm.
     Raises:
         UsageError: the volume does not come from DICOM.
@@ -68,13 +68,13 @@ def check_instances(volume: Volume) -> None:
         UsageError: the volume does not come from DICOM.
         StudyError: there are not as many instances as slices.
     """
-    if not volume.instances:
+    if not volume.sources:
         raise UsageError(
             f"case {volume.case}: a DICOM SEG refers to DICOM instances and this input has none. "
             "Leave out --format dicom-seg, or give the DICOM series as input."
         )
-    files, slices = len(set(volume.instances)), volume.spatial_shape[2]
-    if files != slices or len(volume.instances) != slices:
+    files, slices = len({source.file for source in volume.sources}), volume.spatial_shape[2]
+    if files != slices or len(volume.sources) != slices:
         raise StudyError(
             f"case {volume.case}: {files} source files for {slices} slices; a DICOM SEG is written only on one file "
             "a slice. Predict with --format nifti.",
@@ -100,7 +100,7 @@ def _silence() -> Iterator[None]:
 
 def _read_sources(volume: Volume) -> list[Dataset]:
     try:
-        sources = [pydicom.dcmread(instance, stop_before_pixels=True, force=True) for instance in volume.instances]
+        sources = [pydicom.dcmread(source.file, stop_before_pixels=True, force=True) for source in volume.sources]
     except OSError as error:
         raise StudyError(
             f"case {volume.case}: a source file can not be read again ({error.strerror or type(error).__name__}). "

@@ -130,10 +130,10 @@ def package_versions() -> dict[str, str]:
 
 def _describe_input(volume: Volume) -> dict[str, Any]:
     return {
-        "kind": "dicom" if volume.instances else "image file",
+        "kind": "dicom" if volume.sources else "image file",
         "modality": volume.modality,
         "series_sha256": volume.series_sha256,
-        "instances": len(volume.instances),
+        "instances": len(volume.sources),
         "shape_voxels": list(volume.spatial_shape),
         "spacing_mm": list(volume.spacing),
         "affine_ras_mm": [[float(entry) for entry in row] for row in volume.affine],

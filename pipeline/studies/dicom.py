@@ -12,7 +12,7 @@ import pydicom
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import StudyError
-from ..volume import Volume
+from ..volume import SourceSlice, Volume
 from .dicom_header import UNREADABLE, quiet_pydicom
 from .study import Series
 
@@ -39,7 +39,7 @@ def read_dicom(series: Series) -> Volume:
         affine=series.affine.copy(),
         case=series.case,
         modality=series.modality,
-        instances=series.files,
+        sources=tuple(SourceSlice(file, None, z) for z, file in enumerate(series.files)),
         series_sha256=hashlib.sha256(series.uid.encode()).hexdigest(),
         notices=series.notices,
     )

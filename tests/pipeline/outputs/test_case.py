@@ -11,6 +11,7 @@ from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.outputs import RunFacts, choose_formats, write_case
 from scanloom.pipeline.outputs import case as case_module
 from scanloom.pipeline.studies import find_series, read_series
+from scanloom.pipeline.volume import SourceSlice
 
 AXIAL = np.diag([-1.0, -1.0, 2.0, 1.0])
 FACTS = RunFacts("cpu", {"read": 0.5})
@@ -52,7 +53,7 @@ def test_only_the_formats_asked_for_are_written(tmp_path, make_volume, make_labe
 
 
 def test_formats_follow_the_request_and_the_input(make_volume, tmp_path):
-    image, series = make_volume(), make_volume(instances=(tmp_path / "1",))
+    image, series = make_volume(), make_volume(sources=(SourceSlice(tmp_path / "1", None, 0),))
     assert choose_formats(None, image) == ("nifti",)
     assert choose_formats((), series) == ("nifti", "dicom-seg")
     assert choose_formats(["dicom-seg", "nifti", "nifti"], series) == ("nifti", "dicom-seg")

@@ -13,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from scanloom.pipeline.errors import BundleError, PipelineError, StudyError, UsageError
 from scanloom.pipeline.outputs import dicom_seg, write_dicom_seg
+from scanloom.pipeline.volume import SourceSlice, Volume
 
 TILT = np.deg2rad(6)
 OBLIQUE = np.array(
@@ -30,6 +31,10 @@ PLANES = {
     "sagittal reversed": SAGITTAL * [1, 1, -1, 1],
     "oblique": OBLIQUE @ CORONAL,
 }
+
+
+def files_of(volume: Volume) -> list[Path]:
+    return [source.file for source in volume.sources]
 
 
 def read_back(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +73,7 @@ def test_each_frame_lies_on_its_source_instance_even_where_the_gantry_is_tilted(
     write_dicom_seg(tmp_path / "seg.dcm", labels, volume, bundle)
 
     segmentation = pydicom.dcmread(tmp_path / "seg.dcm")
-    slices = {pydicom.dcmread(path).SOPInstanceUID: index for index, path in enumerate(volume.instances)}
+    slices = {pydicom.dcmread(path).SOPInstanceUID: index for index, path in enumerate(files_of(volume))}
     seen = set()
     for frame, item in zip(segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
         source = item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
@@ -110,7 +115,7 @@ def test_segments_carry_codes_colour_and_the_algorithm(tmp_path, make_volume, wr
 def test_the_object_belongs_to_the_study_and_names_its_maker(tmp_path, make_volume, write_dicom_volume, bundle):
     volume = write_dicom_volume(make_volume((6, 5, 4), AXIAL))
     write_dicom_seg(tmp_path / "seg.dcm", np.ones((6, 5, 4), np.uint8), volume, bundle)
-    source, segmentation = pydicom.dcmread(volume.instances[0]), pydicom.dcmread(tmp_path / "seg.dcm")
+    source, segmentation = pydicom.dcmread(files_of(volume)[0]), pydicom.dcmread(tmp_path / "seg.dcm")
     assert segmentation.StudyInstanceUID == source.StudyInstanceUID
     assert segmentation.FrameOfReferenceUID == source.FrameOfReferenceUID
     assert segmentation.SeriesInstanceUID != source.SeriesInstanceUID
@@ -176,7 +181,7 @@ def test_odd_but_readable_sources_are_mended_in_silence(
     tmp_path, make_volume, make_labels, write_dicom_volume, bundle, change, caplog, capfd
 ):
     volume = write_dicom_volume(make_volume((12, 10, 8), AXIAL), change=change)
-    before = [path.read_bytes() for path in volume.instances]
+    before = [path.read_bytes() for path in files_of(volume)]
     labels = make_labels(volume.spatial_shape)
     caplog.clear()
     capfd.readouterr()
@@ -186,7 +191,7 @@ def test_odd_but_readable_sources_are_mended_in_silence(
 
     assert not caught
     assert "PHICANARY" not in caplog.text + "".join(capfd.readouterr())
-    assert [path.read_bytes() for path in volume.instances] == before
+    assert [path.read_bytes() for path in files_of(volume)] == before
     found, expected = canonical(*read_back(tmp_path / "seg.dcm")), canonical(labels, volume.affine)
     np.testing.assert_array_equal(found.dataobj, expected.dataobj)
     assert pydicom.dcmread(tmp_path / "seg.dcm").SeriesNumber == 1000
@@ -198,13 +203,13 @@ def test_an_input_that_is_not_dicom_is_refused(tmp_path, make_volume, make_label
 
 
 def test_fewer_files_than_slices_are_refused(tmp_path, make_volume, make_labels, bundle):
-    volume = make_volume(instances=(tmp_path / "enhanced.dcm",) * 7)
+    volume = make_volume(sources=tuple(SourceSlice(tmp_path / "enhanced.dcm", z, z) for z in range(7)))
     with pytest.raises(StudyError, match=r"case_1: 1 source files for 7 slices"):
         write_dicom_seg(tmp_path / "seg.dcm", make_labels(), volume, bundle)
 
 
 def test_a_source_that_has_gone_is_refused_without_its_path(tmp_path, make_volume, make_labels, bundle):
-    volume = make_volume(instances=tuple(tmp_path / f"PHICANARY{index}.dcm" for index in range(7)))
+    volume = make_volume(sources=tuple(SourceSlice(tmp_path / f"PHICANARY{z}.dcm", None, z) for z in range(7)))
     with pytest.raises(StudyError, match=r"can not be read again \(No such file or directory\)") as caught:
         write_dicom_seg(tmp_path / "seg.dcm", make_labels(), volume, bundle)
     assert "PHICANARY" not in str(caught.value)
@@ -214,9 +219,9 @@ def test_what_highdicom_refuses_is_an_error_of_one_line_that_quotes_nothing(
     tmp_path, make_volume, make_labels, write_dicom_volume, bundle
 ):
     volume = write_dicom_volume(make_volume(affine=AXIAL))
-    broken = pydicom.dcmread(volume.instances[-1])
+    broken = pydicom.dcmread(files_of(volume)[-1])
     broken.StudyInstanceUID = "1.2.3"
-    broken.save_as(volume.instances[-1])
+    broken.save_as(files_of(volume)[-1])
     with pytest.raises(StudyError, match=r"highdicom can not make a DICOM SEG of this series \(ValueError\)") as caught:
         write_dicom_seg(tmp_path / "seg.dcm", make_labels(), volume, bundle)
     assert caught.value.__suppress_context__
@@ -267,6 +272,6 @@ def test_dciodvfy_finds_no_error(tmp_path, make_volume, make_labels, write_dicom
 
 def test_one_slice_alone_is_written(tmp_path, make_volume, write_dicom_volume, bundle):
     volume = write_dicom_volume(make_volume((6, 5, 3), AXIAL))
-    one = replace(volume, array=volume.array[..., :1], instances=volume.instances[:1])
+    one = replace(volume, array=volume.array[..., :1], sources=volume.sources[:1])
     write_dicom_seg(tmp_path / "seg.dcm", np.ones((6, 5, 1), np.uint8), one, bundle)
     assert pydicom.dcmread(tmp_path / "seg.dcm").pixel_array[0].all()

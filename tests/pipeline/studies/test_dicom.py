@@ -56,14 +56,14 @@ def test_slices_are_ordered_by_position_not_file_name(tmp_path):
     np.testing.assert_array_equal(volume.array[0], array)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-12)
     # RAS to LPS keeps the handedness of this grid, so that slices ascend as they were written
-    assert volume.instances == tuple(files)
+    assert [source.file for source in volume.sources] == files
 
 
 def test_each_instance_holds_its_slice(tmp_path):
     array, affine = reorient(*make_volume(), (0, 1, 2), (False, False, True))
     write_mr_series(tmp_path, array, affine, shuffle_names=True)
     volume = read_one(tmp_path)
-    for index, file in enumerate(volume.instances):
+    for index, file in enumerate(source.file for source in volume.sources):
         dataset = pydicom.dcmread(file)
         np.testing.assert_array_equal(dataset.pixel_array.T, volume.array[0, :, :, index])
         left, posterior, superior = dataset.ImagePositionPatient
