@@ -1,18 +1,29 @@
-"""Files that appear whole or not at all: written beside their name, flushed, then renamed."""
+"""Files that appear whole or not at all: written beside their name, flushed, read again, then renamed."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import PipelineError
 
+Check = Callable[[Path], object]
+"""Reads a file that was just written and raises where it is not what it must be."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Reasons of the system that more room would mend: disk full, quota used up, file larger than may be."""
+LEFT_OVER = re.compile(r"\.part-[0-9a-f]{8}-")
+"""How the temporary names begin."""
+
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, needs_bytes: int = 0, check: Check | None = None) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block succeeds and vanishes when it fails.
 
     The temporary name ends like the target's, because writers choose their format by it. What stood at `path` before
@@ -20,26 +31,90 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made if there is none.
+        needs_bytes: the most that the file can become; refused at once where less is free. 0 where it is not known.
+        check: reads the flushed file, and raises any exception where it is not as it must be; the file is then not
+            renamed. An empty file is refused in any case.
     Yields:
         The path to write to, in the same folder. Nothing is there yet.
     Raises:
-        PipelineError: the folder can not be made or the file not written; names the file and the system's reason.
+        PipelineError: the folder can not be made or the file not written, not as a whole, or not read again; names
+            the file, the system's reason and where room is the matter, the bytes.
     """
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _require_room(path, needs_bytes)
         yield temporary
         _flush(temporary)
+        _require_whole(temporary, path, check)
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise PipelineError(
-            f"{path}: can not be written ({error.strerror or type(error).__name__}). "
-            "Free space there or choose another folder with -o."
-        ) from None
+        reason = f"{path}: can not be written ({error.strerror or type(error).__name__}). "
+        room = _room(path, max(needs_bytes, _size(temporary) + 1)) if error.errno in NO_ROOM else ""
+        raise PipelineError(f"{reason}{room}Free space there or choose another folder with -o.") from None
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file that is in memory, by `atomic`; what is read again must be the same bytes.
+
+    Raises:
+        PipelineError: as `atomic`.
+    """
+
+    def check(temporary: Path) -> None:
+        if temporary.read_bytes() != content:
+            raise ValueError("other bytes")
+
+    with atomic(path, needs_bytes=len(content), check=check) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what killed runs left in the folder and in its folders; call it where no other run can be writing."""
+    for path in (*folder.glob(".part-*"), *folder.glob("*/.part-*")):
+        if LEFT_OVER.match(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _require_room(path: Path, needs_bytes: int) -> None:
+    if needs_bytes > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _require_whole(temporary: Path, path: Path, check: Check | None) -> None:
+    """Refuse a file that is empty, or that does not read as its check wants it."""
+    reason = "is empty" if not temporary.stat().st_size else ""
+    if check is not None and not reason:
+        try:
+            check(temporary)
+        except Exception as error:  # whatever a reader raises at a broken file
+            reason = f"does not read as it was written ({type(error).__name__})"
+    if reason:
+        raise PipelineError(
+            f"{path}: what reached the disk {reason}, so it was not kept. "
+            "Run again, and if this comes again choose a folder on another disk with -o."
+        )
+
+
+def _room(path: Path, needs_bytes: int) -> str:
+    """What is needed and what is there."""
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return f"It needs {needs_bytes:,} bytes. "
+    return f"It needs {needs_bytes:,} bytes and {free:,} are free. "
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _flush(path: Path) -> None:

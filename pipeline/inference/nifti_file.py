@@ -18,17 +18,14 @@ from torch import Tensor
 
 from ..atomic import atomic
 from ..errors import StudyError
+from ..nifti_writer import SCANNER_ANAT, is_sheared
 from ..progress import Report, silent
 from .facts import InferenceFacts
-from .prepare import is_sheared
 from .runner import Network
 from .scan import ArrayScan
 from .streaming import Devices, StreamingInferer
 
 Prepare = Callable[[Tensor], Tensor]
-
-SCANNER_ANAT = 1
-"""NIFTI_XFORM_SCANNER_ANAT. Source: nifti1.h."""
 
 
 def stream_nifti(

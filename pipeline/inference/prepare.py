@@ -17,10 +17,8 @@ from monai.transforms import Compose, LoadImage, LoadImaged
 from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import BundleError
+from ..nifti_writer import is_sheared
 from ..volume import Volume
-
-RIGHT_ANGLE = 1e-3
-"""Largest cosine between axes that counts as a right angle blurred by a header's rounding, not as shear."""
 
 SPACING_STEP_MM = 2.0**-16
 """Spacings are rounded to this for the preprocessing; a power of two, so that field of view / matrix stays exact."""
@@ -91,12 +89,6 @@ def straightened(affine: np.ndarray) -> np.ndarray:
         return affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return np.diag([*(np.round(spacing / SPACING_STEP_MM) * SPACING_STEP_MM), 1.0])
-
-
-def is_sheared(affine: np.ndarray) -> bool:
-    """Whether two axes of the grid meet at another angle than a right one."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > RIGHT_ANGLE)
 
 
 def after_loader(preprocessing: Compose) -> Compose:

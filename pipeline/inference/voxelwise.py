@@ -15,8 +15,9 @@ from monai import transforms as monai_transforms
 from monai.transforms import Compose, Transform
 from torch import Tensor
 
+from ..nifti_writer import is_sheared
 from ..volume import Volume
-from .prepare import SPACING_STEP_MM, after_loader, is_sheared
+from .prepare import SPACING_STEP_MM, after_loader
 
 VOXELWISE = (
     monai_transforms.ScaleIntensityRanged,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scanloom.pipeline import nifti_writer
 from scanloom.pipeline.errors import PipelineError
 from scanloom.pipeline.outputs import write_labels
 from scanloom.pipeline.volume import Volume
@@ -81,11 +82,11 @@ def test_a_writer_that_fails_midway_keeps_the_old_file(tmp_path, make_volume, ma
     write_labels(path, make_labels(), make_volume())
     old = path.read_bytes()
 
-    def save_half(image, name):
-        name.write_bytes(gzip.compress(b"half"))
+    def write_half(file, *arguments, **settings):
+        file.write(gzip.compress(b"half"))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", save_half)
+    monkeypatch.setattr(nifti_writer, "_write", write_half)
     with pytest.raises(PipelineError, match="No space left on device"):
         write_labels(path, make_labels() * 2, make_volume())
     assert path.read_bytes() == old
