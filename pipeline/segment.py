@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
 from .errors import PipelineError, UsageError
-from .outputs import RunFacts, SummaryRow, check_formats, choose_formats, write_case, write_summary
+from .lock import locked
+from .outputs import RunFacts, SummaryRow, check_formats, choose_formats, whole_report, write_case, write_summary
 from .progress import Report, silent
 from .studies import Series, find_series, read_series, select_series
 from .trust import require_trust
@@ -39,7 +40,7 @@ class PredictOptions:
         engine: "torch" or "openvino".
         compile: run the network through `torch.compile`.
         trust_bundle: run a bundle that is a stranger's.
-        skip_existing: leave cases alone that these weights have done already.
+        skip_existing: leave cases alone that these weights have done already, where every file is as it was written.
         only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
     """
 
@@ -94,11 +95,18 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
         How each input ended, in their order; OUT/summary.csv holds the same.
     Raises:
         UsageError, BundleError: nothing could run at all.
+        FolderInUseError: another run writes to OUT.
     """
     require_trust(bundle, given=options.trust_bundle)
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     check_formats(options.formats)
     _make_folder(options.output)
+    with locked(options.output):
+        return _segment_all(bundle, options, report)
+
+
+def _segment_all(bundle: Bundle, options: PredictOptions, report: Report) -> list[CaseResult]:
+    """Every case, one after the other; OUT is ours."""
     loaded: list[Predictor] = []
     results: list[CaseResult] = []
     for index, path in enumerate(options.inputs):
@@ -120,7 +128,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
             result.error.__cause__ = error
         result.seconds = perf_counter() - started
         results.append(result)
-    write_summary(options.output / "summary.csv", [_row(result) for result in results])
+        write_summary(options.output / "summary.csv", [_row(each) for each in results])  # so that a stop leaves it true
     return results
 
 
@@ -152,8 +160,9 @@ def _segment(
     if series.case in taken:
         raise UsageError(f"two inputs are called {series.case}. Rename one, or predict them into two folders.")
     result.folder = options.output / series.case
-    if options.skip_existing and _already_done(result.folder, bundle):
+    if options.skip_existing and (old := whole_report(result.folder, bundle.weights_sha256, options.formats)):
         result.status = "skipped"
+        _take_findings(result, old)
         return
     report(f"{series.case}: reading {series.slices} slices", 0.0)
     volume = read_series(series)
@@ -171,9 +180,13 @@ def _segment(
     report(f"{series.case}: writing", 0.9)
     facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts)
     written = write_case(result.folder, labels, volume, bundle, facts, options.formats)
-    trail = json.loads(written["report"].read_text(encoding="utf-8"))
-    result.volumes_ml = {label["name"]: label["volume_ml"] for label in trail["labels"]}
-    result.warnings = trail["warnings"]
+    _take_findings(result, json.loads(written["report"].read_text(encoding="utf-8")))
+
+
+def _take_findings(result: CaseResult, report: Mapping[str, Any]) -> None:
+    """Volumes and warnings of a case, from its report."""
+    result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
+    result.warnings = report["warnings"]
 
 
 def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
@@ -189,17 +202,6 @@ def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
     return Predictor(
         bundle, options.device, precision=options.precision, engine=options.engine, compile=options.compile
     )
-
-
-def _already_done(folder: Path, bundle: Bundle) -> bool:
-    """Whether the folder holds a whole report, and every file it lists, made by these weights."""
-    try:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return report["bundle"]["weights_sha256"] == bundle.weights_sha256 and all(
-            (folder / name).is_file() for name in report["outputs"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _row(result: CaseResult) -> SummaryRow:

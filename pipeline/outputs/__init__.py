@@ -10,6 +10,7 @@ from .case import FORMATS, check_formats, choose_formats, write_case
 from .labels import write_labels
 from .measure import LabelMeasurement, measure, write_measurements
 from .report import RunFacts, SummaryRow, build_report, package_versions, write_report, write_summary
+from .vouching import whole_report
 
 if TYPE_CHECKING:
     from .dicom_seg import write_dicom_seg
@@ -25,6 +26,7 @@ __all__ = [
     "choose_formats",
     "measure",
     "package_versions",
+    "whole_report",
     "write_case",
     "write_dicom_seg",
     "write_labels",

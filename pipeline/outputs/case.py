@@ -15,6 +15,7 @@ from ..volume import Volume
 from .labels import write_labels
 from .measure import measure, write_measurements
 from .report import RunFacts, build_report, write_report
+from .vouching import file_facts
 
 FORMATS = ("nifti", "dicom-seg")
 """How a label map can be written."""
@@ -98,8 +99,13 @@ def write_case(
 
     timed = replace(facts, seconds={**facts.seconds, "outputs": perf_counter() - start})
     names = [path.name for path in written.values()]
+    report = build_report(volume, bundle, measurements, timed, names)
+    vouched = {
+        "formats": {"written": list(chosen), "usual": list(choose_formats(None, volume))},
+        "files": file_facts(written.values()),
+    }
     written["report"] = folder / "report.json"
-    write_report(written["report"], build_report(volume, bundle, measurements, timed, names))
+    write_report(written["report"], report | vouched)
     return written
 
 

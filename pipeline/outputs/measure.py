@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic
+from ..atomic import write_whole
 from ..bundle import Bundle
 from ..volume import Volume
 from .checks import check_grid, check_named
@@ -92,13 +93,13 @@ def write_measurements(folder: Path, measurements: Sequence[LabelMeasurement], v
         PipelineError: a file can not be written.
     """
     json_path, csv_path = folder / "measurements.json", folder / "measurements.csv"
-    with atomic(json_path) as temporary:
-        document = measurements_document(measurements, volume)
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic(csv_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_csv_row(measurement, volume) for measurement in measurements)
+    document = measurements_document(measurements, volume)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_csv_row(measurement, volume) for measurement in measurements)
+    write_whole(json_path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(csv_path, table.getvalue().encode())
     return json_path, csv_path
 
 

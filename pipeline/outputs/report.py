@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic
+from ..atomic import write_whole
 from ..bundle import Bundle
 from ..volume import Notice, Volume
 from .measure import LabelMeasurement
@@ -46,7 +47,7 @@ class SummaryRow:
         case: its name; None where the input was refused before it had one.
         status: "done", "failed", "refused" or "skipped".
         seconds: wall-clock seconds of the whole case.
-        volumes_ml: label name -> millilitres; empty unless done.
+        volumes_ml: label name -> millilitres; of a skipped case those found before; else empty unless done.
         error: the one-line message; None unless failed or refused.
     """
 
@@ -97,8 +98,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         PipelineError: the file can not be written.
     """
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
@@ -108,13 +108,14 @@ def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
         PipelineError: the file can not be written.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.volumes_ml))
-    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "status", "seconds", *(f"{name}_ml" for name in names), "error"])
-        for row in rows:
-            volumes = [f"{row.volumes_ml[name]:.6g}" if name in row.volumes_ml else "" for name in names]
-            error = " ".join((row.error or "").split())
-            writer.writerow([row.case or "", row.status, f"{row.seconds:.2f}", *volumes, error])
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case", "status", "seconds", *(f"{name}_ml" for name in names), "error"])
+    for row in rows:
+        volumes = [f"{row.volumes_ml[name]:.6g}" if name in row.volumes_ml else "" for name in names]
+        error = " ".join((row.error or "").split())
+        writer.writerow([row.case or "", row.status, f"{row.seconds:.2f}", *volumes, error])
+    write_whole(path, table.getvalue().encode())
 
 
 def package_versions() -> dict[str, str]:

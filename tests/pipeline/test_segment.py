@@ -14,8 +14,10 @@ from factories import PATIENT, edit_file, make_volume, reorient, write_mr_series
 from scanloom.pipeline import segment
 from scanloom.pipeline.bundle import SHIPPED, Bundle, find_bundle
 from scanloom.pipeline.errors import BundleError, UsageError
+from scanloom.pipeline.lock import NAME, FolderInUseError, locked
 from scanloom.pipeline.progress import Report
 from scanloom.pipeline.segment import PredictOptions, exit_status, predict
+from scanloom.pipeline.studies import Series
 from scanloom.pipeline.volume import Notice, Volume
 
 SHAPE = (12, 13, 14)
@@ -146,6 +148,72 @@ def test_what_these_weights_have_done_is_skipped(tmp_path: Path, bundle: Bundle,
     (bundle.folder / "models" / "model.pt").write_bytes(b"other weights")
     [other] = predict(find_bundle(bundle.folder), options(tmp_path, scan, skip_existing=True))
     assert other.status == "done"
+
+
+@pytest.mark.parametrize("name", ["labels.nii.gz", "preview.png", "measurements.json", "report.json"])
+def test_an_output_that_was_cut_short_is_made_again(
+    tmp_path: Path, bundle: Bundle, loads: list[str], name: str
+) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    predict(bundle, options(tmp_path, scan))
+    path = tmp_path / "out" / "head" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    [again] = predict(bundle, options(tmp_path, scan, skip_existing=True))
+    assert again.status == "done"
+    assert name == "report.json" or path.read_bytes() == whole
+
+
+def test_a_skipped_case_keeps_its_volumes_and_warnings(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    [first] = predict(bundle, options(tmp_path, scan))
+    [again] = predict(bundle, options(tmp_path, scan, skip_existing=True))
+    assert first.volumes_ml
+    assert (again.volumes_ml, again.warnings) == (first.volumes_ml, first.warnings)
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["status"] == "skipped"
+    assert float(row["anterior_ml"]) == pytest.approx(first.volumes_ml["anterior"], rel=1e-5)
+
+
+def test_a_format_that_was_not_written_is_not_skipped(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    array, affine = make_volume(SHAPE)
+    write_mr_series(tmp_path / "study", array, affine)
+    predict(bundle, options(tmp_path, tmp_path / "study", formats=("nifti",)))
+    [same] = predict(bundle, options(tmp_path, tmp_path / "study", formats=("nifti",), skip_existing=True))
+    [usual] = predict(bundle, options(tmp_path, tmp_path / "study", skip_existing=True))
+    assert (same.status, usual.status) == ("skipped", "done")
+
+
+def test_a_second_run_on_the_folder_is_refused_before_it_reads_anything(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"), pytest.raises(FolderInUseError, match="another run is writing there"):
+        predict(bundle, options(tmp_path, scan))
+    assert not list((tmp_path / "out").iterdir())
+    [result] = predict(bundle, options(tmp_path, scan))
+    assert result.status == "done"
+    assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_an_interrupt_leaves_a_true_summary_and_no_lock(
+    tmp_path: Path, bundle: Bundle, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = segment.read_series
+
+    def stop(series: Series) -> Volume:
+        if series.case == "two":
+            raise KeyboardInterrupt
+        return read(series)
+
+    monkeypatch.setattr(segment, "read_series", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(bundle, options(tmp_path, make_scan(tmp_path / "one.nii.gz"), make_scan(tmp_path / "two.nii.gz")))
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("one", "done")]
+    assert not (tmp_path / "out" / NAME).exists()
 
 
 def test_two_inputs_of_one_name_do_not_overwrite_each_other(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
