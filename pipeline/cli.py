@@ -15,8 +15,11 @@ from .errors import PipelineError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from .segment import CaseResult
+    from .studies.convert import Conversion
 
 INTERRUPTED = 130
+MAX_VOXELS = 2**31
+"""`studies.study.MAX_VOXELS`, which is not imported here."""
 DEBUG = "--debug"
 
 
@@ -57,6 +60,7 @@ app = typer.Typer(
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
+MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Refuse a volume that claims more.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -117,14 +121,50 @@ def predict(
 
 
 @app.command()
+def convert(
+    path: Annotated[Path, typer.Option("--input", "-i", help="A scan's file, folder or archive.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the volumes, <case>.nii.gz each.")],
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Convert every volume of the input.")] = False,
+    strict: Annotated[bool, typer.Option(help="Refuse what would be a warning.")] = False,
+    max_voxels: MaxVoxelsOption = MAX_VOXELS,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert scans of any format to NIfTI with exact geometry."""
+    if series is not None and every:
+        raise UsageError("--series and --all exclude each other. Leave one out.")
+    _check_paths([path])
+    from .studies.isolation import StudyProcess
+
+    with StudyProcess(max_voxels, shows_errors=_debug()) as studies:
+        from .progress import ProgressBar
+        from .studies.convert import ConvertOptions
+        from .studies.convert import convert as run
+
+        with ProgressBar("convert") as report:
+            result = run(ConvertOptions(path, output, series, every, strict), studies, report)
+    if as_json:
+        typer.echo(json.dumps(result.summary(), indent=2))
+    else:
+        _print_conversion(result)
+    for _, error in result.refused:
+        typer.echo(f"scanloom: {error}", err=True)
+        _show_trace(error)
+    raise typer.Exit(result.exit_status)
+
+
+@app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A scan's file or folder.", metavar="INPUT")], as_json: JsonOption = False
+    path: Annotated[Path, typer.Argument(help="A scan's file, folder or archive.", metavar="INPUT")],
+    max_voxels: MaxVoxelsOption = MAX_VOXELS,
+    as_json: JsonOption = False,
 ) -> None:
     """List the series of an input and the verdict on each one's geometry; nothing of the patient."""
     _check_paths([path])
-    from .studies import find_series
+    from .studies.isolation import StudyProcess
 
-    summaries = [one.summary() for one in find_series(path)]
+    with StudyProcess(max_voxels, shows_errors=_debug()) as studies:
+        summaries = [one.summary() for one in studies.find(path)]
     if as_json:
         typer.echo(json.dumps({"series": summaries}, indent=2))
     else:
@@ -294,6 +334,18 @@ def _print_results(results: list[CaseResult]) -> None:
             typer.echo(f"{result.case}: {warning['message']}")
         if result.folder is not None and result.error is None:
             typer.echo(f"{result.case}: {result.status}, {result.folder}")
+
+
+def _print_conversion(result: Conversion) -> None:
+    """The files and what to know of them; the series to choose from where it was not clear."""
+    from .tables import print_series
+
+    if result.candidates:
+        print_series([one.summary() for one in result.candidates], stderr=True)
+    for file, volume in result.written:
+        for notice in volume.notices:
+            typer.echo(f"{volume.case}: {notice.message}")
+        typer.echo(str(file))
 
 
 def _result_json(result: CaseResult) -> dict[str, Any]:

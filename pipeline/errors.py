@@ -26,6 +26,10 @@ class StudyError(PipelineError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What pickle rebuilds it from; an exception's own way would lose the code."""
+        return type(self), (str(self), self.code), self.__dict__
+
 
 class GeometryError(StudyError):
     """The place of the voxels in the patient is missing, contradictory or not supported."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +68,9 @@ class Volume:
     def is_mapped(self) -> bool:
         """Whether the voxels are still in their file."""
         array: object = self.array
-        while isinstance(array, np.ndarray):
+        while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
             array = array.base
-        return isinstance(array, mmap)
+        return isinstance(array, np.memmap)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

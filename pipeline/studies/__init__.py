@@ -3,6 +3,10 @@
 Imports neither torch nor MONAI; `reader.StudyReader`, the same door for MONAI's `LoadImaged`, is imported by name.
 """
 
+from collections.abc import Callable
+
+import numpy as np
+
 from ..volume import Volume
 from .find import find_series
 from .study import AmbiguousSeriesError, Series, select_series
@@ -10,11 +14,15 @@ from .study import AmbiguousSeriesError, Series, select_series
 __all__ = ["AmbiguousSeriesError", "Series", "find_series", "read_series", "select_series"]
 
 
-def read_series(series: Series) -> Volume:
+def read_series(
+    series: Series, *, allocate: Callable[..., np.ndarray] = np.empty, tick: Callable[[], None] = lambda: None
+) -> Volume:
     """The voxels of a series, and their place in the patient.
 
     Args:
         series: one that `find_series` found.
+        allocate: makes the array of the voxels from shape and type, where they are read into one.
+        tick: called now and then, to tell that the work goes on.
     Raises:
         GeometryError: the series was refused for its geometry.
         StudyError: it was refused for another reason, or its pixels can not be read.
@@ -24,7 +32,7 @@ def read_series(series: Series) -> Volume:
     if series.kind == "dicom":
         from .dicom import read_dicom
 
-        return read_dicom(series)
+        return read_dicom(series, allocate, tick)
     if series.kind == "nifti":
         from .nifti import read_nifti
 

@@ -1,128 +1,126 @@
-"""The pixels of a DICOM series, each slice decoded and rescaled on its own, as a `Volume`."""
+"""A DICOM series as a `Volume`: each plane rescaled on its own and put where it lies."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import pydicom
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ..errors import StudyError
-from ..volume import SourceSlice, Volume
-from .dicom_header import UNREADABLE, quiet_pydicom
+from ..volume import Notice, SourceSlice, Volume
+from .dicom_header import Header
+from .dicom_pixels import stored_planes
 from .study import Series
 
-_BLOCK = 16
-"""Slices that are decoded before they go into the volume together: z is its fastest axis, 16 float32 a cache line."""
+_SMALL = np.iinfo(np.int16)
 
 
-def read_dicom(series: Series) -> Volume:
+def read_dicom(
+    series: Series, allocate: Callable[..., np.ndarray] = np.empty, tick: Callable[[], None] = lambda: None
+) -> Volume:
     """The volume of a series that `find_series` did not refuse.
 
+    Args:
+        series: its planes, their places and the grid.
+        allocate: makes the array from shape and type.
+        tick: called once a plane.
     Returns:
-        array (1, columns, rows, slices) float32, RescaleSlope and RescaleIntercept applied slice by slice; slices
-        ascend along row x column.
+        array (1, columns, rows, slices), RescaleSlope and RescaleIntercept applied plane by plane: int16 where every
+        value fits, else floating point. Slices ascend along row x column; in memory a slice lies after the other.
     Raises:
         StudyError: a file is cut short, uses a transfer syntax without decoder, or is not what its header said.
     """
     assert series.shape is not None and series.affine is not None and series.uid is not None
-    array = np.empty((1, *series.shape), np.float32)
-    for start in range(0, len(series.files), _BLOCK):
-        slices = [_read_slice(series, index) for index in range(start, min(start + _BLOCK, len(series.files)))]
-        array[0, :, :, start : start + len(slices)] = np.stack(slices).transpose(2, 1, 0)
+    columns, rows, size = series.shape
+    if len(series.z) == size and _may_be_small(series.planes):
+        try:
+            stack = allocate((size, rows, columns), np.int16)
+            _fill_small(stack, series, tick)
+        except _TooLargeError:
+            stack = _filled(series, allocate, tick)
+    else:
+        stack = _filled(series, allocate, tick)
+    padding, notices = _padding(stack, series)
     return Volume(
-        array=array,
+        array=stack.transpose(2, 1, 0)[np.newaxis],
         affine=series.affine.copy(),
         case=series.case,
         modality=series.modality,
-        sources=tuple(SourceSlice(file, None, z) for z, file in enumerate(series.files)),
+        sources=tuple(
+            SourceSlice(plane.path, plane.frame, z) for plane, z in zip(series.planes, series.z, strict=True)
+        ),
         series_sha256=hashlib.sha256(series.uid.encode()).hexdigest(),
-        notices=series.notices,
+        padding=padding,
+        notices=(*series.notices, *notices),
     )
 
 
-def _read_slice(series: Series, index: int) -> np.ndarray:
-    """(rows, columns) float32 of slice `index`, rescaled."""
-    where = f"series {series.case}: slice {index} of {len(series.files)}"
-    with quiet_pydicom():
-        dataset = _read_file(series.files[index], where)
-        slope, intercept = _rescale(dataset, where)
-        try:
-            _check_stored(dataset, where)
-            stored = dataset.pixel_array
-        except UNREADABLE as error:
-            raise _undecodable(dataset, where, error) from None
-    if series.shape is None or stored.shape != (series.shape[1], series.shape[0]):
-        raise StudyError(
-            f"{where} decodes to {stored.shape}, not to its Rows and Columns. Export it again.", "bad-pixels"
-        )
-    if slope == 1.0 and intercept == 0.0:
-        return stored.astype(np.float32)
-    return (stored * np.float64(slope) + intercept).astype(np.float32)
+class _TooLargeError(Exception):
+    """A value does not fit in 16 bits."""
 
 
-def _read_file(path: Path, where: str) -> Any:
-    """The whole dataset; one without file meta information gets the transfer syntax that it was read with."""
-    try:
-        dataset = pydicom.dcmread(path, force=True)
-    except UNREADABLE as error:
-        raise _damaged(where, error) from None
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
+def _rescale(plane: Header) -> tuple[float, float]:
+    """RescaleSlope (0028,1053) and RescaleIntercept (0028,1052); 1 and 0 where absent."""
+    return (1.0 if plane.slope is None else plane.slope), (0.0 if plane.intercept is None else plane.intercept)
 
 
-def _check_stored(dataset: Any, where: str) -> None:
-    """Refuses a slice that can not hold the pixels it claims, before they are allocated."""
-    if "ModalityLUTSequence" in dataset:
-        raise StudyError(f"{where} has a ModalityLUTSequence, which is not read. Convert it to NIfTI.", "modality-lut")
-    if "PixelData" not in dataset:
-        raise StudyError(f"{where} has no PixelData. Export the series again.", "truncated")
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and (not syntax.is_transfer_syntax or syntax.is_compressed):
-        return
-    needed = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
-    if len(dataset.PixelData) < needed:
-        raise StudyError(
-            f"{where} holds {len(dataset.PixelData):,} bytes of pixels, its header claims {needed:,} (cut short). "
-            "Copy or export the series again.",
-            "truncated",
-        )
+def _may_be_small(planes: Sequence[Header]) -> bool:
+    """Whether all rescaled values are whole, and may fit in 16 bits."""
+    return all(value == round(value) and abs(value) < 2**15 for plane in planes for value in _rescale(plane))
 
 
-def _undecodable(dataset: Any, where: str, error: BaseException) -> StudyError:
-    """The reason in our own words: those of pydicom may quote values."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or (syntax.is_transfer_syntax and not syntax.is_compressed):
-        return _damaged(where, error)
-    name = syntax.name if re.fullmatch(r"[\d.]+", syntax) else "(not a UID)"
-    return StudyError(
-        f"{where}: no installed decoder reads its transfer syntax {name} ({type(error).__name__}). "
-        "Convert the series to an uncompressed one (dcmconv, gdcmconv --raw), or copy it again if it is damaged.",
-        "undecodable",
+def _fill_small(stack: np.ndarray, series: Series, tick: Callable[[], None]) -> None:
+    """(slices, rows, columns) int16, without a detour through another type."""
+    for target, plane, stored in zip(stack, series.planes, stored_planes(series.planes, series.case), strict=True):
+        tick()
+        slope, intercept = (int(value) for value in _rescale(plane))
+        ends = [slope * int(end) + intercept for end in (stored.min(), stored.max())]
+        if min(ends) < _SMALL.min or max(ends) > _SMALL.max:
+            raise _TooLargeError
+        if slope == 1:
+            np.add(stored, intercept, out=target, dtype=np.int16, casting="unsafe")
+        else:
+            np.add(stored * np.int64(slope), intercept, out=target, casting="unsafe")
+
+
+def _filled(series: Series, allocate: Callable[..., np.ndarray], tick: Callable[[], None]) -> np.ndarray:
+    """(slices, rows, columns) floating point; slices of the grid that hold no plane are interpolated from neighbours."""
+    assert series.shape is not None
+    columns, rows, size = series.shape
+    stack = allocate((size, rows, columns), np.float64 if series.planes[0].pixels.allocated > 16 else np.float32)
+    below, z_below, done = None, 0.0, 0
+    for z, plane in zip(series.z, _rescaled(series), strict=True):
+        tick()
+        while done < size and done <= z:
+            share = 1.0 if below is None or z == z_below else (done - z_below) / (z - z_below)
+            stack[done] = plane if share == 1.0 or below is None else (1 - share) * below + share * plane
+            done += 1
+        below, z_below = plane, z
+    return stack
+
+
+def _rescaled(series: Series) -> Iterator[np.ndarray]:
+    """Each plane as an array of its own."""
+    for plane, stored in zip(series.planes, stored_planes(series.planes, series.case), strict=True):
+        slope, intercept = _rescale(plane)
+        yield stored * np.float64(slope) + intercept
+
+
+def _padding(stack: np.ndarray, series: Series) -> tuple[float | None, list[Notice]]:
+    """The value outside the scanned field, where the header names one that some voxel holds, and a notice of it."""
+    first = series.planes[0]
+    if first.padding is None or len({(plane.padding, *_rescale(plane)) for plane in series.planes}) > 1:
+        return None, []
+    stored = first.padding
+    if first.pixels.signed and stored >= 2 ** (first.pixels.allocated - 1):
+        stored -= 2**first.pixels.allocated
+    slope, intercept = _rescale(first)
+    value = slope * stored + intercept
+    count = int(np.count_nonzero(stack == (int(value) if value == round(value) else value)))
+    if not count:
+        return None, []
+    text = (
+        f"series {series.case}: {count:,} voxels hold PixelPaddingValue ({value:g}), which is no measurement; "
+        "a network sees the lowest measured value in their place."
     )
-
-
-def _damaged(where: str, error: BaseException) -> StudyError:
-    text = f"{where} can not be read ({type(error).__name__}): the file is damaged. Copy or export the series again."
-    return StudyError(text, "unreadable")
-
-
-def _rescale(dataset: Any, where: str) -> tuple[float, float]:
-    """RescaleSlope (0028,1053) and RescaleIntercept (0028,1052) of one slice; 1 and 0 where absent or empty."""
-    values = []
-    for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        try:
-            value = dataset.get(keyword)
-            values.append(default if value in (None, "") else float(value))
-        except UNREADABLE:
-            values.append(float("nan"))
-    if not np.all(np.isfinite(values)) or values[0] == 0:
-        raise StudyError(f"{where} has an unusable RescaleSlope or RescaleIntercept. Export it again.", "bad-rescale")
-    return values[0], values[1]
+    return value, [Notice("padding", text)]

@@ -11,39 +11,51 @@ import numpy as np
 
 from ..errors import GeometryError, StudyError
 from ..volume import Notice
-from .geometry import lateral_shift_mm, lps_to_ras, plane_affine, plane_name, slice_normal, stack_affine, voxel_spacing
+from .dicom_elements import NATIVE
+from .dicom_frames import check_frames
+from .dicom_stacks import Stack, split_stacks
+from .geometry import lps_to_ras, plane_affine, plane_name, slice_normal, voxel_spacing
+from .slices import SliceGrid, grid_slices
 from .study import MAX_VOXELS, Series, dicom_case
 
 if TYPE_CHECKING:
     from .dicom_header import Header
 
-_ENHANCED = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "6.2", "7.4")
+UNKNOWN_THICKNESS_MM = 1.0
+"""The extent that a single slice gets where no attribute tells it."""
+_SMALL_IMAGE_BYTES = 2**25
+_DENSEST = 1032
+"""The most that one compressed byte of a larger image may hold, so that a small file can not claim a large image."""
+_KNOWN_PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR"),
+    *("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
 )
-"""SOP classes whose geometry is in functional groups: enhanced and legacy converted CT, MR, PET, US."""
 
 
-def group_series(headers: Iterable[Header], notices: tuple[Notice, ...] = ()) -> list[Series]:
-    """The series that images belong to, by SeriesInstanceUID, in the order of their numbers.
+def group_series(
+    headers: Iterable[Header], notices: tuple[Notice, ...] = (), max_voxels: int = MAX_VOXELS
+) -> list[Series]:
+    """The volumes that image planes belong to, by SeriesInstanceUID, in the order of their numbers.
 
     Args:
         headers: of any number of series, in any order.
         notices: what to tell with each of them.
+        max_voxels: a volume of more is refused.
     """
     groups: dict[str, list[Header]] = {}
     for header in headers:
         groups.setdefault(header.series_uid, []).append(header)
-    series = [_describe(uid, group, notices) for uid, group in groups.items()]
+    series = [one for uid, group in groups.items() for one in _describe(uid, group, notices, max_voxels)]
     return sorted(series, key=lambda one: (one.number is None, one.number or 0, one.case))
 
 
-def _describe(uid: str, headers: list[Header], notices: tuple[Notice, ...]) -> Series:
+def _describe(uid: str, headers: list[Header], notices: tuple[Notice, ...], max_voxels: int) -> list[Series]:
+    """The volumes of one series; the whole of it as one refused where it can not be told what they are."""
     first = headers[0]
-    case = dicom_case(first.modality, uid)
-    series = Series(
-        case=case,
+    whole = Series(
+        case=dicom_case(first.modality, uid),
         kind="dicom",
-        files=tuple(sorted(header.path for header in headers)),
+        files=_files(sorted(headers, key=lambda header: header.path)),
         modality=first.modality,
         number=first.series_number,
         uid=uid,
@@ -51,43 +63,67 @@ def _describe(uid: str, headers: list[Header], notices: tuple[Notice, ...]) -> S
         notices=notices,
     )
     try:
-        kept, dropped = _without_copies(headers, case)
-        _check_kind(kept, case)
-        _check_same(kept, case)
-        ordered, affine, corrections = _place(kept, case)
-        _check_size(ordered, case)
+        kept, dropped = _without_copies(headers, whole.case)
+        _check_kind(kept, whole.case)
+        _check_same(kept, whole.case)
+        stacks = split_stacks(kept, whole.case)
     except StudyError as reason:
-        return _refused(series, headers, reason)
-    return Series(
-        **{name: getattr(series, name) for name in ("case", "kind", "modality", "number", "uid", "description")},
-        files=tuple(header.path for header in ordered),
-        shape=(first.columns, first.rows, len(ordered)),
+        return [_refused(whole, headers, reason)]
+    whole = replace(whole, notices=(*notices, *dropped))
+    if len(stacks) == 1:
+        return [_placed(whole, stacks[0], max_voxels)]
+    return [
+        _placed(replace(whole, case=f"{whole.case}-{number}", part=stack.part), stack, max_voxels)
+        for number, stack in enumerate(stacks, start=1)
+    ]
+
+
+def _placed(series: Series, stack: Stack, max_voxels: int) -> Series:
+    """The series of one stack with its place, or with the reason why it has none."""
+    planes, case = stack.planes, series.case
+    series = replace(series, files=_files(planes))
+    try:
+        grid = _grid(planes, case)
+        _check_size(planes, grid, case, max_voxels)
+    except StudyError as reason:
+        return _refused(series, planes, reason)
+    affine = lps_to_ras(grid.affine)
+    return replace(
+        series,
+        planes=planes,
+        z=grid.z,
+        shape=(planes[0].columns, planes[0].rows, grid.size),
         spacing=voxel_spacing(affine),
         plane=plane_name(affine),
         affine=affine,
-        notices=(*notices, *dropped, *corrections, *_remarks(ordered, case)),
+        notices=(*series.notices, *stack.notices, *grid.notices, *_remarks(planes, case)),
     )
 
 
+def _files(headers: Sequence[Header]) -> tuple:
+    """The files of the planes, each once, in their order."""
+    return tuple(dict.fromkeys(header.path for header in headers))
+
+
 def _refused(series: Series, headers: Sequence[Header], reason: StudyError) -> Series:
-    """The series with the reason, and its matrix and plane where all its images agree on them."""
+    """The series with the reason, and its matrix where all its images agree on it."""
     sizes = {(header.columns, header.rows) for header in headers}
     shape = (*sizes.pop(), len(headers)) if len(sizes) == 1 else None
     return replace(series, shape=shape, refused=reason)
 
 
 def _without_copies(headers: list[Header], case: str) -> tuple[list[Header], list[Notice]]:
-    """The headers with one for each SOPInstanceUID, where the files of one UID are equal to the byte.
+    """The headers with one for each SOPInstanceUID and frame, where the files of one UID are equal to the byte.
 
     Raises:
         StudyError: files of one SOPInstanceUID differ.
     """
-    kept: dict[str, Header] = {}
+    kept: dict[tuple[str, int | None], Header] = {}
     nameless = [header for header in headers if not header.sop_uid]
     for header in headers:
         if not header.sop_uid:
             continue
-        other = kept.setdefault(header.sop_uid, header)
+        other = kept.setdefault((header.sop_uid, header.frame), header)
         if other is not header and _digest(other) != _digest(header):
             raise StudyError(
                 f"series {case}: two files hold different images under one SOPInstanceUID"
@@ -95,7 +131,7 @@ def _without_copies(headers: list[Header], case: str) -> tuple[list[Header], lis
                 "contradicting-copies",
             )
     copies = len(headers) - len(kept) - len(nameless)
-    notices = [Notice("duplicate-files", f"series {case}: {copies} files are copies of others and are left out.")]
+    notices = [Notice("duplicate-files", f"series {case}: {copies} images are copies of others and are left out.")]
     return [*kept.values(), *nameless], notices if copies else []
 
 
@@ -105,30 +141,44 @@ def _digest(header: Header) -> str:
 
 
 def _check_kind(headers: Sequence[Header], case: str) -> None:
-    """Accepts single-frame greyscale images in slices of their own."""
+    """Accepts greyscale planes that are slices of their own, stored in a way that is read."""
     for header in headers:
-        if header.frames != 1 or header.sop_class in _ENHANCED:
+        if header.mosaic:
             raise StudyError(
-                f"series {case}: multi-frame (enhanced) DICOM, {header.frames} frames in a file, is not read yet. "
-                "Convert it to single-frame DICOM or NIfTI.",
-                "multi-frame",
-            )
-        if "MOSAIC" in header.image_type:
-            raise StudyError(
-                f"series {case}: Siemens mosaic (slices tiled in one image) is not read. Convert it to NIfTI.",
+                f"series {case}: Siemens mosaic (slices tiled in one image) is not read. Convert it to NIfTI with a "
+                "tool that knows mosaics, or export it as enhanced DICOM.",
                 "mosaic",
             )
-        if header.samples != 1 or header.photometric not in ("MONOCHROME2", ""):
+        check_frames(header, case)
+        if header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
             raise StudyError(
-                f"series {case}: pixels are {_photometric(header)} with {header.samples} samples, only "
-                "MONOCHROME2 with one is read. Choose another series.",
-                "not-monochrome2",
+                f"series {case}: pixels are {_photometric(header)} with {header.samples} samples, only greyscale "
+                "(MONOCHROME2 or 1) is read. Choose another series.",
+                "not-greyscale",
             )
+        if header.lookup:
+            raise StudyError(
+                f"series {case}: a ModalityLUTSequence maps the pixels, which is not read. Convert it to NIfTI.",
+                "modality-lut",
+            )
+        pixels = header.pixels
+        if not 0 < pixels.stored <= pixels.allocated or not pixels.stored - 1 <= pixels.high < pixels.allocated:
+            raise StudyError(
+                f"series {case}: BitsAllocated {pixels.allocated}, BitsStored {pixels.stored} and HighBit "
+                f"{pixels.high} contradict each other{_instance(header)}. Export the series again.",
+                "bad-pixels",
+            )
+        for value, keyword in ((header.slope, "RescaleSlope"), (header.intercept, "RescaleIntercept")):
+            if value is not None and (not np.isfinite(value) or (keyword == "RescaleSlope" and value == 0)):
+                raise StudyError(
+                    f"series {case}: {keyword} is unusable{_instance(header)}; the values would be a guess. "
+                    "Export the series again.",
+                    "bad-rescale",
+                )
 
 
 def _photometric(header: Header) -> str:
-    known = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-    return header.photometric if header.photometric in known else "of an unknown kind"
+    return header.photometric if header.photometric in _KNOWN_PHOTOMETRIC else "of an unknown kind"
 
 
 def _check_same(headers: Sequence[Header], case: str) -> None:
@@ -166,92 +216,101 @@ def _places(header: Header) -> dict[str, np.ndarray | None]:
     }
 
 
-def _place(headers: list[Header], case: str) -> tuple[list[Header], np.ndarray, list[Notice]]:
-    """The headers in slice order, the affine (RAS mm), and what to tell about it."""
-    orientations = _equal([header.orientation for header in headers], "orientations", 1e-3, case)
-    _equal([np.array([header.columns, header.rows]) for header in headers], "matrix sizes", 0.0, case)
-    spacings = _equal([header.pixel_spacing for header in headers], "pixel spacings", 1e-4, case)
-    normal = slice_normal(orientations, case)
-    ordered = sorted(headers, key=lambda header: float(header.position @ normal))
-    positions = np.array([header.position for header in ordered])
-    if len(ordered) == 1:
-        affine, notice = _single(ordered[0], orientations, spacings, positions[0], normal, case)
-        return ordered, lps_to_ras(affine), [notice]
-    affine = stack_affine(orientations, spacings, positions, case)
-    return ordered, lps_to_ras(affine), _shear(affine, spacings, len(ordered), case)
+def _grid(planes: Sequence[Header], case: str) -> SliceGrid:
+    """The grid (LPS mm) of planes in the order of their places."""
+    orientation, spacing = planes[0].orientation, planes[0].pixel_spacing
+    assert orientation is not None and spacing is not None
+    positions = np.array([plane.position for plane in planes], float)
+    if len(planes) > 1:
+        return grid_slices(orientation, spacing, positions, case)
+    return _single(planes[0], orientation, spacing, positions[0], case)
 
 
-def _equal(values: Sequence[np.ndarray | None], what: str, tolerance: float, case: str) -> np.ndarray:
-    """The first of values that are all the same.
-
-    Raises:
-        GeometryError: they differ; the message counts the stacks.
-    """
-    rows = np.array(values, dtype=float)
-    distinct: list[np.ndarray] = []
-    for row in rows:
-        if not any(np.max(np.abs(row - known)) <= tolerance for known in distinct):
-            distinct.append(row)
-    if len(distinct) > 1:
-        raise GeometryError(
-            f"series {case}: {len(distinct)} {what} among {len(rows)} images; slices of one volume share one. "
-            "It is a scout, or series were merged: choose another series, or separate them.",
-            f"mixed-{what.replace(' ', '-')}",
-        )
-    return rows[0]
-
-
-def _single(
-    header: Header, orientation: np.ndarray, spacing: np.ndarray, position: np.ndarray, normal: np.ndarray, case: str
-) -> tuple[np.ndarray, Notice]:
-    """The affine of one slice alone, whose extent only SliceThickness tells."""
-    if not header.thickness or header.thickness <= 0:
-        raise GeometryError(
-            f"series {case}: a single slice without SliceThickness has no extent. Pass the whole series.",
-            "no-thickness",
-        )
-    notice = Notice(
-        "single-slice", f"series {case}: a single slice; its extent of {header.thickness:g} mm is SliceThickness."
+def _single(header: Header, orientation: np.ndarray, spacing: np.ndarray, position: np.ndarray, case: str) -> SliceGrid:
+    """The grid of one slice alone, whose extent only SliceThickness tells."""
+    normal = slice_normal(orientation, case)
+    if header.thickness and header.thickness > 0:
+        extent = header.thickness
+        text = f"series {case}: a single slice; its extent of {extent:g} mm is SliceThickness."
+    else:
+        extent = UNKNOWN_THICKNESS_MM
+        text = f"series {case}: a single slice without SliceThickness; its extent of {extent:g} mm is a guess."
+    return SliceGrid(
+        plane_affine(orientation, spacing, position, normal * extent), 1, (0.0,), (Notice("single-slice", text),)
     )
-    return plane_affine(orientation, spacing, position, normal * header.thickness), notice
 
 
-def _shear(affine: np.ndarray, spacing: np.ndarray, slices: int, case: str) -> list[Notice]:
-    """A notice where the stack leans by more than a tenth of a pixel over all its slices."""
-    shift = lateral_shift_mm(affine)
-    if shift * (slices - 1) <= 0.1 * float(np.min(spacing)):
-        return []
-    text = f"series {case}: each slice lies {shift:.3f} mm sideways of the last (gantry tilt); the affine carries it."
-    return [Notice("sheared-slices", text)]
-
-
-def _check_size(headers: Sequence[Header], case: str) -> None:
-    """Accepts what fits in memory, and pixels that the file is long enough to hold.
+def _check_size(planes: Sequence[Header], grid: SliceGrid, case: str, max_voxels: int) -> None:
+    """Accepts what fits in memory, and pixels that the files are long enough to hold.
 
     Raises:
-        StudyError: it does not.
+        StudyError: they are not.
     """
-    first = headers[0]
-    voxels = first.rows * first.columns * len(headers)
-    if voxels > MAX_VOXELS:
+    first = planes[0]
+    voxels = first.rows * first.columns * grid.size
+    if voxels > max_voxels:
         raise StudyError(
-            f"series {case}: {voxels:,} voxels claimed, at most {MAX_VOXELS:,} are read. Crop the series.", "too-large"
+            f"series {case}: {voxels:,} voxels claimed, at most {max_voxels:,} are read. Crop the series, or allow "
+            "more with --max-voxels.",
+            "too-large",
+        )
+    for plane in planes:
+        _check_length(plane, case)
+
+
+def _check_length(plane: Header, case: str) -> None:
+    """Accepts a file that can hold the pixels it claims."""
+    pixels = plane.pixels
+    needed = plane.rows * plane.columns * pixels.allocated // 8 * max(1, plane.frames)
+    if plane.syntax in NATIVE:
+        if pixels.at is None or pixels.length is None:
+            raise StudyError(
+                f"series {case}: an image{_instance(plane)} has no PixelData. Export the series again.", "truncated"
+            )
+        present = min(pixels.length, plane.path.stat().st_size - pixels.at)
+        if present < needed:
+            raise StudyError(
+                f"series {case}: an image{_instance(plane)} holds {present:,} bytes of pixels, its header claims "
+                f"{needed:,} (cut short). Copy or export the series again.",
+                "truncated",
+            )
+    elif needed > max(_SMALL_IMAGE_BYTES, plane.path.stat().st_size * _DENSEST):
+        raise StudyError(
+            f"series {case}: an image{_instance(plane)} claims {needed:,} bytes, more than its file can hold even "
+            "compressed. Export the series again.",
+            "too-large",
         )
 
 
-def _remarks(headers: Sequence[Header], case: str) -> list[Notice]:
+def _remarks(planes: Sequence[Header], case: str) -> list[Notice]:
     """What does not stop the reading, and yet is worth knowing."""
-    notices = []
-    if any(header.lossy for header in headers):
-        notices.append(Notice("lossy", f"series {case}: the pixels were compressed with loss."))
-    if headers[0].modality == "CT" and not all(header.has_rescale for header in headers):
-        text = f"series {case}: CT without RescaleSlope and RescaleIntercept; the values may not be Hounsfield units."
-        notices.append(Notice("no-rescale", text))
-    if not headers[0].series_uid:
-        notices.append(Notice("no-uid", f"series {case}: SeriesInstanceUID is empty; the case name is not unique."))
-    return notices
+    first = planes[0]
+    nonsense = sorted({keyword for plane in planes for keyword in plane.nonsense})
+    remarks = [
+        ("bad-values", bool(nonsense), f"{', '.join(nonsense)} hold no valid numbers or dates; they are not used."),
+        ("lossy", any(plane.lossy for plane in planes), "the pixels were compressed with loss."),
+        (
+            "no-rescale",
+            first.modality == "CT" and any(plane.slope is None and plane.intercept is None for plane in planes),
+            "CT without RescaleSlope and RescaleIntercept; the values may not be Hounsfield units.",
+        ),
+        (
+            "monochrome1",
+            any(plane.photometric == "MONOCHROME1" for plane in planes),
+            "MONOCHROME1: low values are meant to be shown bright; the values are kept as they are.",
+        ),
+        (
+            "burned-in-annotation",
+            any(plane.burned_in for plane in planes),
+            "BurnedInAnnotation is YES: the pixels, and pictures of them, may show who the patient is.",
+        ),
+        ("no-uid", not first.series_uid, "SeriesInstanceUID is empty; the case name is not unique."),
+    ]
+    return [Notice(code, f"series {case}: {text}") for code, applies, text in remarks if applies]
 
 
 def _instance(header: Header) -> str:
     """Which image, in a way that holds nothing of the patient: " (such as InstanceNumber 7)"."""
+    if header.frame is not None:
+        return f" (such as frame {header.frame + 1})"
     return "" if header.instance_number is None else f" (such as InstanceNumber {header.instance_number})"

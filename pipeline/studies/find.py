@@ -6,19 +6,23 @@ import gzip
 import hashlib
 import os
 import stat
+import tempfile
+import weakref
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StudyError, UsageError
 from ..volume import Notice
+from .archive import is_archive, unpack
 from .dicom_series import group_series
 from .itk_image import describe_itk, is_itk
+from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
-from .study import Series
+from .study import MAX_VOXELS, Series
 from .volume_file import SUFFIXES, file_case
 
 if TYPE_CHECKING:
@@ -30,21 +34,48 @@ _START = 540
 
 @dataclass
 class _Found:
-    """What a walk has come across so far."""
+    """What a walk has come across so far.
 
+    Attributes:
+        max_voxels: of one volume.
+        scratch: where archives are unpacked to; made when the first one is met.
+        tick: called once a file, to tell that the work goes on.
+        origins: of volume files out of archives, what tells those of one name apart.
+        objects: DICOM objects that are no images.
+        damaged: files that look like DICOM but can not be read, or have no permission.
+        empty: files of no bytes.
+    """
+
+    max_voxels: int
+    scratch: Path | None
+    tick: Callable[[], None]
     headers: list[Header] = field(default_factory=list)
     volumes: list[Series] = field(default_factory=list)
+    origins: dict[Path, str] = field(default_factory=dict)
     objects: int = 0
     damaged: int = 0
+    empty: int = 0
     files: int = 0
+    archives: int = 0
 
 
-def find_series(path: str | Path) -> list[Series]:
+def find_series(
+    path: str | Path,
+    *,
+    max_voxels: int = MAX_VOXELS,
+    scratch: Path | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Series]:
     """Every series of an input, the readable and the refused, DICOM by number first.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, a DICOM file, a DICOMDIR (its folder is read), or a folder of any depth
-            that holds such files; DICOM is known by its content, whatever its name, and anything else is passed over.
+        path: a NIfTI, NRRD or MetaImage file, a DICOM file, a DICOMDIR (its folder is read), a zip or tar archive, or a
+            folder of any depth that holds such files; DICOM is known by its content, whatever its name, and anything
+            else is passed over.
+        max_voxels: a volume that claims more is refused.
+        scratch: a folder for what archives hold, to be kept until the volumes have been read; one that vanishes when
+            Python ends where None.
+        tick: called now and then, to tell that the work goes on.
     Raises:
         UsageError: there is nothing at the path.
         StudyError: nothing in it is a scan.
@@ -54,23 +85,24 @@ def find_series(path: str | Path) -> list[Series]:
         raise UsageError(f"no file or folder {path}. Check the path.")
     if path.is_file() and path.name.upper() == "DICOMDIR":
         path = path.parent
-    found = _Found()
-    for file in _files(path):
+    found = _Found(max_voxels, scratch, tick)
+    for file in _files(path, found):
         _sort_in(file, found)
-    dicom = group_series(found.headers, _damage(found))
-    series = [*dicom, *_with_own_names(sorted(found.volumes, key=lambda one: one.files))]
+    dicom = group_series(found.headers, _damage(found), max_voxels)
+    volumes = _with_own_names(sorted(found.volumes, key=lambda one: one.files), found.origins)
+    series = [*dicom, *mark_label_maps(volumes)]
     if not series:
         raise _nothing(path, found)
     return series
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, found: _Found) -> Iterator[Path]:
     """Regular files under the path, each once, in the order of their names; links are followed, loops are not."""
     if path.is_file():
         yield path
         return
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=lambda _: _count_damaged(found)):
         inside = Path(folder).stat()
         if (inside.st_dev, inside.st_ino) in seen:
             folders.clear()
@@ -83,46 +115,79 @@ def _files(path: Path) -> Iterator[Path]:
                 entry = file.stat()
             except OSError:
                 continue
-            if stat.S_ISREG(entry.st_mode) and entry.st_size and (entry.st_dev, entry.st_ino) not in seen:
+            if stat.S_ISREG(entry.st_mode) and (entry.st_dev, entry.st_ino) not in seen:
                 seen.add((entry.st_dev, entry.st_ino))
                 yield file
 
 
-def _sort_in(file: Path, found: _Found) -> None:
-    """Adds one file to what was found, by its content."""
+def _count_damaged(found: _Found) -> None:
+    found.damaged += 1
+
+
+def _sort_in(file: Path, found: _Found, name: str | None = None) -> None:
+    """Adds one file to what was found, by its content; `name` is what it was called in an archive."""
+    found.tick()
     found.files += 1
+    name = file.name if name is None else name
     try:
         start = _start(file)
     except OSError:
         found.damaged += 1
         return
-    named = file.name.lower().endswith(SUFFIXES) and not file.name.startswith("._")
+    named = name.lower().endswith(SUFFIXES) and not name.startswith("._")
     if start[128:132] == b"DICM" or _is_bare_dicom(start):
         _sort_in_dicom(file, found, certain=start[128:132] == b"DICM")
     elif is_itk(start, file):
-        found.volumes.append(describe_itk(file))
+        found.volumes.append(describe_itk(file, found.max_voxels, file_case(Path(name))))
     elif is_nifti(start):
-        found.volumes.append(describe_nifti(file))
+        found.volumes.append(describe_nifti(file, found.max_voxels, file_case(Path(name))))
+    elif is_archive(start, file):
+        _sort_in_archive(file, found)
     elif named:
+        case = file_case(Path(name))
         reason = StudyError(
-            f"case {file_case(file)}: the content is not what the file's name says, or is cut short. Copy it again.",
-            "unreadable",
+            f"case {case}: the content is not what the file's name says, or is cut short. Copy it again.", "unreadable"
         )
-        found.volumes.append(Series(case=file_case(file), kind="nifti", files=(file,), refused=reason))
+        found.volumes.append(Series(case=case, kind="nifti", files=(file,), refused=reason))
+    elif not start and not name.startswith("."):
+        found.empty += 1
+
+
+def _sort_in_archive(file: Path, found: _Found) -> None:
+    """Adds what an archive holds; one that is refused becomes a refused series, so that it does not stop the others."""
+    found.archives += 1
+    if found.scratch is None:
+        found.scratch = _vanishing_folder()
+    before = len(found.volumes), len(found.headers)
+    try:
+        for member in unpack(file, found.scratch / f"archive{found.archives}"):
+            known = len(found.volumes)
+            _sort_in(member.file, found, member.name or member.origin)
+            found.origins |= {one.files[0]: member.origin for one in found.volumes[known:]}
+    except StudyError as reason:
+        del found.volumes[before[0] :], found.headers[before[1] :]
+        digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]
+        found.volumes.append(Series(case=f"archive-{digest}", kind="archive", files=(file,), refused=reason))
+
+
+def _vanishing_folder() -> Path:
+    """A folder of this process's own that is removed when Python ends."""
+    folder = tempfile.TemporaryDirectory(prefix="scanloom-")
+    weakref.finalize(_vanishing_folder, folder.cleanup)
+    return Path(folder.name)
 
 
 def _sort_in_dicom(file: Path, found: _Found, certain: bool) -> None:
-    from .dicom_header import UNREADABLE, read_header  # pydicom is imported where a file needs it
+    from .dicom_elements import UNREADABLE  # pydicom is imported where a file needs it
+    from .dicom_header import read_headers
 
     try:
-        header = read_header(file)
+        headers = read_headers(file)
     except UNREADABLE:
         found.damaged += certain
         return
-    if header is None:
-        found.objects += 1
-    else:
-        found.headers.append(header)
+    found.objects += not headers
+    found.headers += headers
 
 
 def _start(file: Path) -> bytes:
@@ -150,18 +215,23 @@ def _is_bare_dicom(start: bytes) -> bool:
 
 
 def _damage(found: _Found) -> tuple[Notice, ...]:
-    if not found.damaged:
-        return ()
-    text = f"{found.damaged} files look like DICOM but can not be read; they may belong to this series."
-    return (Notice("unreadable-files", text),)
+    notices = []
+    if found.damaged:
+        text = f"{found.damaged} files look like DICOM but can not be read; they may belong to this series."
+        notices.append(Notice("unreadable-files", text))
+    if found.empty:
+        text = f"{found.empty} files are empty (0 bytes); they may have been slices of this series."
+        notices.append(Notice("empty-files", text))
+    return tuple(notices)
 
 
-def _with_own_names(volumes: list[Series]) -> list[Series]:
+def _with_own_names(volumes: list[Series], origins: Mapping[Path, str]) -> list[Series]:
     """The volume files with case names that differ, by 8 hex digits of the path's hash where their stems do not."""
     counts = Counter(one.case for one in volumes)
 
     def name(one: Series) -> str:
-        digest = hashlib.sha256(os.fsencode(one.files[0])).hexdigest()[:8]
+        path = one.files[0]
+        digest = origins.get(path) or hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
         return one.case if counts[one.case] == 1 else f"{one.case}-{digest}"
 
     return [replace(one, case=name(one)) for one in volumes]
@@ -183,7 +253,7 @@ def _nothing(path: Path, found: _Found) -> StudyError:
             "no-image",
         )
     return StudyError(
-        f"{where} holds no scan: {found.files} files, none DICOM, NIfTI, NRRD or MetaImage. "
-        "Unpack archives first, and pass the folder or file.",
+        f"{where} holds no scan: {found.files} files, none DICOM, NIfTI, NRRD, MetaImage, zip or tar "
+        f"({found.empty} empty). Pass the folder or file of the images.",
         "no-image",
     )

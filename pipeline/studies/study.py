@@ -7,13 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import SeriesRule
 from ..errors import StudyError
 from ..volume import Notice
+
+if TYPE_CHECKING:
+    from .dicom_header import Header
 
 MAX_VOXELS = 2**31
 """More than this is refused before anything is allocated: 8 GiB as float32."""
@@ -29,10 +32,14 @@ class Series:
         case: name for folders and logs.
         kind: what reads it: "dicom", "nifti" or "itk" (NRRD, MetaImage).
         files: the source files, for DICOM in slice order where the geometry is known.
+        planes: for DICOM that `refused` is None of, the image planes in slice order.
+        z: of each plane the place along the third axis, in voxels; see `SourceSlice`.
         modality: DICOM Modality; None for volume files.
         number: SeriesNumber (0020,0011).
         uid: SeriesInstanceUID (0020,000E).
         description: the words of imaging in SeriesDescription (0008,103E), no others.
+        part: which volume of its DICOM series it is, such as "echo 1 of 2"; empty where it is the only one.
+        labels_of: for a volume file that lies beside a scan of the same grid and is named a label map, that scan's case.
         shape: voxels (columns, rows, slices).
         spacing: voxel edges in mm, in the same order; None where it is unknown.
         plane: "axial", "oblique coronal", …; None where it is unknown.
@@ -44,10 +51,14 @@ class Series:
     case: str
     kind: str
     files: tuple[Path, ...] = field(repr=False)
+    planes: tuple[Header, ...] = field(default=(), repr=False, compare=False)
+    z: tuple[float, ...] = field(default=(), repr=False)
     modality: str | None = None
     number: int | None = None
     uid: str | None = field(default=None, repr=False)
     description: str = ""
+    part: str = ""
+    labels_of: str | None = None
     shape: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     plane: str | None = None
@@ -65,6 +76,8 @@ class Series:
         """ "ok", or in a line why it is refused or what to know about it."""
         if self.refused:
             return f"refused: {self.refused}"
+        if self.labels_of:
+            return f"label map of {self.labels_of}"
         return "; ".join(notice.message for notice in self.notices) or "ok"
 
     def summary(self) -> dict[str, Any]:
@@ -74,7 +87,7 @@ class Series:
             "kind": self.kind,
             "number": self.number,
             "modality": self.modality,
-            "description": self.description,
+            "description": ", ".join(text for text in (self.description, self.part) if text),
             "plane": self.plane,
             "slices": self.slices,
             "size": list(self.shape) if self.shape else None,
@@ -102,12 +115,16 @@ class AmbiguousSeriesError(StudyError):
         super().__init__(message, "several-series")
         self.candidates = tuple(candidates)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What pickle rebuilds it from."""
+        return type(self), (str(self), self.candidates)
+
 
 def select_series(series: Sequence[Series], rule: SeriesRule, wanted: str | None = None) -> Series:
     """The one series to read.
 
-    Without `wanted`, refused series are passed over where exactly one readable series fits the rule; the result then
-    carries a notice that says so.
+    Without `wanted`, label maps are passed over, and refused series where exactly one readable series fits the rule; the
+    result then carries a notice that says so.
 
     Args:
         series: what `find_series` found.
@@ -119,7 +136,7 @@ def select_series(series: Sequence[Series], rule: SeriesRule, wanted: str | None
     """
     if wanted is not None:
         return _named(series, rule, wanted)
-    fitting = [one for one in series if one.fits(rule)]
+    fitting = [one for one in series if one.fits(rule) and not one.labels_of]
     readable = [one for one in fitting if one.refused is None]
     if len(readable) > 1:
         raise AmbiguousSeriesError(
@@ -138,11 +155,19 @@ def select_series(series: Sequence[Series], rule: SeriesRule, wanted: str | None
             "See `scanloom inspect` for the reasons.",
             fitting,
         )
-    if len(fitting) > 1:
-        others = _cases([one for one in fitting if one.refused])
-        notice = Notice("series-passed-over", f"the input also holds series that can not be read: {others}")
-        return replace(readable[0], notices=(*readable[0].notices, notice))
-    return readable[0]
+    return _with_passed_over(
+        readable[0], [one for one in fitting if one.refused], [one for one in series if one.labels_of]
+    )
+
+
+def _with_passed_over(chosen: Series, refused: Sequence[Series], label_maps: Sequence[Series]) -> Series:
+    """The series with a notice of what else the input holds that might have been meant."""
+    kinds = [(refused, "that can not be read"), (label_maps, "that are label maps")]
+    texts = [f"{what}: {_cases(series)}" for series, what in kinds if series]
+    if not texts:
+        return chosen
+    notice = Notice("series-passed-over", f"the input also holds series {', and some '.join(texts)}")
+    return replace(chosen, notices=(*chosen.notices, notice))
 
 
 def dicom_case(modality: str, uid: str) -> str:
