@@ -14,7 +14,7 @@ from ..errors import StudyError
 from ..volume import Notice, Volume
 from .geometry import check_affine, lps_to_ras, plane_name, voxel_spacing
 from .study import MAX_VOXELS, Series
-from .volume_file import check_finite, check_shape, file_case, rounding
+from .volume_file import check_shape, check_voxels, file_case, value_notices
 
 _ORIENTED = (b"transformmatrix", b"orientation", b"rotation", b"space:", b"space dimension")
 """Header fields without which ITK takes the axes as they lie for left, posterior, superior."""
@@ -26,14 +26,14 @@ def is_itk(start: bytes, path: Path) -> bool:
     return start.startswith(b"NRRD000") or (named and b"=" in start[:256])
 
 
-def describe_itk(path: Path) -> Series:
+def describe_itk(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = None) -> Series:
     """The series that an NRRD or MetaImage file holds, with its verdict; no voxel is read."""
-    case = file_case(path)
+    case = file_case(path) if case is None else case
     try:
         header = _header(path, case)
         sizes = [header.GetDimensions(axis) for axis in range(header.GetNumberOfDimensions())]
         shape = check_shape(sizes, case)
-        _check_voxels(path, header, shape, case)
+        _check_voxels(path, header, shape, max_voxels, case)
         affine = _affine(header)
         check_affine(affine, case)
     except StudyError as reason:
@@ -67,12 +67,11 @@ def read_itk(series: Series) -> Volume:
     if stored.size != np.prod(series.shape):
         raise _unreadable(series.case)
     array = np.ascontiguousarray(stored.reshape(series.shape[::-1]).transpose(2, 1, 0), dtype=np.float32)
-    check_finite(array, series.case)
     return Volume(
         array=array[np.newaxis],
         affine=series.affine.copy(),
         case=series.case,
-        notices=(*series.notices, *rounding(stored, series.case)),
+        notices=(*series.notices, *value_notices(array, series.case)),
     )
 
 
@@ -100,16 +99,12 @@ def _header(path: Path, case: str) -> Any:
             raise _unreadable(case) from None
 
 
-def _check_voxels(path: Path, header: Any, shape: tuple[int, int, int], case: str) -> None:
+def _check_voxels(path: Path, header: Any, shape: tuple[int, int, int], max_voxels: int, case: str) -> None:
     """Refuses vectors and complex numbers, and more voxels than fit or than an attached file can hold."""
     if header.GetNumberOfComponents() != 1:
         parts = header.GetNumberOfComponents()
         raise StudyError(f"case {case}: voxels of {parts} components, not single numbers. Convert it.", "not-scalar")
-    voxels = int(np.prod([int(n) for n in shape], dtype=object))
-    if voxels > MAX_VOXELS:
-        raise StudyError(
-            f"case {case}: {voxels:,} voxels claimed, at most {MAX_VOXELS:,} are read. Crop it.", "too-large"
-        )
+    voxels = check_voxels(shape, max_voxels, case)
     attached = path.name.lower().endswith((".nrrd", ".mha"))
     if attached and path.stat().st_size * 1032 < voxels * header.GetComponentSize():
         raise StudyError(f"case {case}: the file is too short for the {voxels:,} voxels it claims.", "truncated")

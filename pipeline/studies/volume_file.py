@@ -1,10 +1,12 @@
-"""What the readers of volume files (NIfTI, NRRD, MetaImage) share: names, and checks of shape and values."""
+"""What the readers of volume files (NIfTI, NRRD, MetaImage) share: names, inflating, and checks of shape and values."""
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -12,6 +14,11 @@ from ..errors import StudyError
 from ..volume import Notice
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+EXACT = 2**24
+"""Whole numbers up to this are exact in float32."""
+
+_GZIP = b"\x1f\x8b"
 
 
 def file_case(path: Path) -> str:
@@ -25,7 +32,28 @@ def file_case(path: Path) -> str:
 def is_gzip(path: Path) -> bool:
     """Whether the file's content, whatever its name, is gzip."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        return file.read(2) == _GZIP
+
+
+def open_volume(path: Path) -> IO[bytes]:
+    """A file's bytes, inflated where its content is gzip.
+
+    What reading then raises of a damaged file is among `read_errors()`; at the end gzip's checksum is compared.
+    """
+    if not is_gzip(path):
+        return path.open("rb")
+    from isal import igzip  # reads a label map in a third of zlib's time
+
+    file: IO[bytes] = igzip.open(path, "rb")
+    return file
+
+
+def read_errors() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises."""
+    from isal import igzip_lib
+
+    isal_error: Any = igzip_lib.IsalError
+    return OSError, EOFError, ValueError, OverflowError, zlib.error, isal_error
 
 
 def check_shape(shape: Sequence[int], case: str) -> tuple[int, int, int]:
@@ -46,34 +74,49 @@ def check_shape(shape: Sequence[int], case: str) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def check_finite(array: np.ndarray, case: str) -> None:
-    """Accepts values that can be normalised.
+def check_voxels(shape: Sequence[int], max_voxels: int, case: str) -> int:
+    """How many voxels there are.
 
     Raises:
-        StudyError: some are NaN or infinite; the message counts them.
+        StudyError: more than are read.
     """
-    if array.dtype.kind in "iu":
-        return
-    planes = np.moveaxis(array, -1, 0)  # one after the other: a mapped array may be larger than memory
-    bad = sum(plane.size - int(np.count_nonzero(np.isfinite(plane))) for plane in planes)
-    if bad:
+    voxels = int(np.prod([int(size) for size in shape], dtype=object))
+    if voxels > max_voxels:
         raise StudyError(
-            f"case {case}: {bad:,} of {array.size:,} voxels are NaN or infinite. Replace them (by 0, say) first.",
-            "not-finite",
+            f"case {case}: {voxels:,} voxels claimed, at most {max_voxels:,} are read. Crop it.", "too-large"
         )
+    return voxels
 
 
-def rounding(stored: np.ndarray, case: str) -> tuple[Notice, ...]:
-    """A notice where integers are too large for float32 to hold each of them.
+def allocate(voxels: int, dtype: np.dtype[Any], case: str) -> np.ndarray:
+    """An empty array (voxels,).
+
+    Raises:
+        StudyError: the memory does not hold it.
+    """
+    try:
+        return np.empty(voxels, dtype)
+    except MemoryError:
+        raise StudyError(
+            f"case {case}: {voxels * dtype.itemsize / 2**30:.3g} GiB of voxels do not fit into memory. Crop it, or use "
+            "a larger machine.",
+            "too-large",
+        ) from None
+
+
+def value_notices(array: np.ndarray, case: str) -> tuple[Notice, ...]:
+    """What to know of the voxels' values: how many are no numbers, and whether float32 would round them.
 
     Args:
-        stored: the voxels before they became float32, at least one.
-        case: the case, for the message.
+        array: of real numbers, at least one; its last axis the slowest in memory.
+        case: the case, for messages.
     """
-    if (
-        stored.dtype.kind not in "iu"
-        or stored.dtype.itemsize <= 2
-        or max(-int(stored.min()), int(stored.max())) <= 2**24
-    ):
+    planes = np.moveaxis(array, -1, 0)  # one after the other: a mapped array may be larger than memory
+    if array.dtype.kind == "f":
+        bad = sum(plane.size - int(np.count_nonzero(np.isfinite(plane))) for plane in planes)
+        text = f"case {case}: {bad:,} of {array.size:,} voxels are NaN or infinite."
+        return (Notice("not-finite", text),) if bad else ()
+    if array.dtype.itemsize <= 2 or all(plane.min() >= -EXACT and plane.max() <= EXACT for plane in planes):
         return ()
-    return (Notice("rounded-integers", f"case {case}: integers above 2^24 were rounded to float32."),)
+    text = f"case {case}: holds integers beyond 2^24; they are kept, but a network is given float32, which rounds them."
+    return (Notice("large-integers", text),)
