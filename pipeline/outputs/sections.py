@@ -3,7 +3,7 @@ superior up, a sagittal section facing left. Works on RAS axes; the source grid 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -54,18 +54,19 @@ class Sections:
     point_ras_mm: tuple[float, float, float]
 
 
-def cut_sections(labels: np.ndarray, volume: Volume) -> Sections:
-    """The planes through the largest section of all labels along each axis; through the centre where there is none.
+def cut_sections(labels: np.ndarray, volume: Volume, value: int | None = None) -> Sections:
+    """The planes through the largest section of the labels along each axis; through the centre where there is none.
 
     Args:
         labels: (X, Y, Z), on the volume's grid.
         volume: the first channel is shown.
+        value: the label whose largest sections are meant; all of them together where None.
     """
     to_ras = nib.orientations.io_orientation(volume.affine)
     image = nib.orientations.apply_orientation(volume.array[0], to_ras)
     labels = nib.orientations.apply_orientation(labels, to_ras)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(to_ras, volume.spatial_shape)
-    point = largest_sections(labels)
+    point = largest_sections(labels > 0 if value is None else labels == value)
     right, anterior, superior = affine[:3, :3].T
     x, y, z = point
     planes = (
@@ -77,17 +78,31 @@ def cut_sections(labels: np.ndarray, volume: Volume) -> Sections:
     return Sections(planes, (r, a, s))
 
 
-def largest_sections(labels: np.ndarray) -> tuple[int, int, int]:
-    """Along each axis the index of the section with most labelled voxels (of several the middle one).
+def close_up(sections: Sections, value: int, margin_mm: float) -> Sections:
+    """The same planes, cropped to squares of one size around a label: its greatest extent and a margin on both sides.
 
-    The middle of the grid where there are no labels.
+    A plane keeps its borders where the square reaches beyond them, and is left whole where it does not cut the label.
     """
-    mask = labels > 0
-    if not mask.any():
-        x, y, z = (size // 2 for size in labels.shape)
+    extents = [
+        extent * pixel
+        for section in sections.planes
+        for extent, pixel in zip(np.ptp(_corners(section, value), axis=0), section.pixel_mm, strict=True)
+    ]
+    side_mm = max(extents) + 2 * margin_mm
+    axial, coronal, sagittal = (_cropped(section, value, side_mm) for section in sections.planes)
+    return Sections((axial, coronal, sagittal), sections.point_ras_mm)
+
+
+def largest_sections(mask: np.ndarray) -> tuple[int, int, int]:
+    """Along each axis the index of the section with most voxels of the mask (of several the middle one).
+
+    The middle of the grid where there are none.
+    """
+    by_z, by_y = mask.sum(axis=(0, 1)), mask.sum(axis=(0, 2))
+    if not by_z.any():
+        x, y, z = (size // 2 for size in mask.shape)
         return x, y, z
-    areas = (mask.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1)))
-    x, y, z = (_middle(np.flatnonzero(area == area.max())) for area in areas)
+    x, y, z = (_middle(np.flatnonzero(area == area.max())) for area in (mask.sum(axis=(1, 2)), by_y, by_z))
     return x, y, z
 
 
@@ -102,6 +117,33 @@ def direction_letters(direction: np.ndarray) -> str:
 
 def _middle(indices: np.ndarray) -> int:
     return int(indices[len(indices) // 2])
+
+
+def _corners(section: Section, value: int) -> np.ndarray:
+    """(2, 2): first and one past the last row and column that hold the label; all zero where there is none."""
+    mask = section.labels == value
+    if not mask.any():
+        return np.zeros((2, 2), int)
+    held = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
+    return np.array([[each[0] for each in held], [each[-1] + 1 for each in held]])
+
+
+def _cropped(section: Section, value: int, side_mm: float) -> Section:
+    corners = _corners(section, value)
+    if not corners.any():
+        return section
+    spans = []
+    for (first, last), pixel in zip(corners.T, section.pixel_mm, strict=True):
+        start = max(0, int(np.floor((first + last) / 2 - side_mm / pixel / 2)))
+        spans.append(slice(start, start + int(np.ceil(side_mm / pixel))))
+    rows, columns = spans
+    row, column = section.cross
+    return replace(
+        section,
+        image=section.image[rows, columns],
+        labels=section.labels[rows, columns],
+        cross=(row - rows.start, column - columns.start),
+    )
 
 
 def _section(

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from scanloom.pipeline.errors import BundleError, PipelineError
 from scanloom.pipeline.outputs import write_preview
-from scanloom.pipeline.outputs.preview import choose_window, outline, scale_bar_mm, volume_text
-from scanloom.pipeline.outputs.sections import cut_sections
+from scanloom.pipeline.outputs.panel import outline, scale_bar_mm
+from scanloom.pipeline.outputs.preview import CLOSE_UPS, volume_text
+from scanloom.pipeline.outputs.window import choose_window
 
 
 def colored_pixels(path: Path) -> int:
@@ -52,24 +53,49 @@ def test_names_with_dollars_foreign_letters_and_great_length_are_drawn(tmp_path,
     assert colored_pixels(tmp_path / "preview.png") > 1000
 
 
-def test_many_labels_are_named_up_to_a_limit(tmp_path, make_volume, make_bundle):
+def test_many_labels_are_drawn_and_named_up_to_a_limit(tmp_path, make_volume, make_bundle):
     one, _ = make_bundle().metadata["label_classes"]
     bundle = make_bundle(*(one | {"value": value, "name": f"structure {value}"} for value in range(1, 61)))
     labels = np.arange(9 * 8 * 7).reshape(9, 8, 7) % 61
     write_preview(tmp_path / "preview.png", labels.astype(np.uint8), make_volume(), bundle)
-    assert matplotlib.image.imread(tmp_path / "preview.png").shape[0] < 1000
+    height, width, _ = matplotlib.image.imread(tmp_path / "preview.png").shape
+    assert height < 1800
+    assert width == 1400
+    assert (tmp_path / "preview.png").stat().st_size < 2**21
 
 
-def test_the_window_follows_the_modality_and_ignores_what_is_no_number(make_volume, make_labels):
-    volume = make_volume()
-    sections = cut_sections(make_labels(), volume)
-    values = np.concatenate([section.image.ravel() for section in sections.planes])
-    assert choose_window(sections, "CT") == (-160.0, 240.0)
-    assert choose_window(sections, None) == pytest.approx(tuple(np.percentile(values, (1, 99))))
-    nothing = replace(volume, array=np.full_like(volume.array, np.nan))
-    assert choose_window(cut_sections(make_labels(), nothing), "MR") == (0.0, 1.0)
-    flat = replace(volume, array=np.full_like(volume.array, 5))
-    assert choose_window(cut_sections(make_labels(), flat), "MR") == (5.0, 6.0)
+def test_labels_that_the_first_planes_miss_are_shown_from_near(tmp_path, make_volume, make_bundle):
+    """Six large labels in the first planes, and a small one in a corner, which no plane of theirs cuts."""
+    one, _ = make_bundle().metadata["label_classes"]
+    colors = [[200, 0, 10 * value] for value in range(CLOSE_UPS)] + [[0, 255, 0]]
+    classes = [one | {"value": value, "name": str(value), "color": color} for value, color in enumerate(colors, 1)]
+    labels = np.zeros((40, 40, 40), np.uint8)
+    for value in range(1, CLOSE_UPS + 1):
+        labels[5 + 4 * value : 9 + 4 * value, 16:30, 16:30] = value
+    labels[1:3, 1:3, 1:3] = CLOSE_UPS + 1
+    write_preview(tmp_path / "preview.png", labels, make_volume(labels.shape), make_bundle(*classes))
+    red, green, blue = np.moveaxis(matplotlib.image.imread(tmp_path / "preview.png")[..., :3], -1, 0)
+    assert ((green > red + 0.1) & (green > blue + 0.1)).sum() > 3000
+
+
+def test_a_single_label_is_shown_from_near_only_where_that_shows_more(tmp_path, make_volume, bundle):
+    heights = {}
+    for name, part in {"small": slice(48, 52), "large": slice(2, 98)}.items():
+        labels = np.zeros((100, 100, 100), np.uint8)
+        labels[part, part, part] = 1
+        write_preview(tmp_path / f"{name}.png", labels, make_volume(labels.shape, np.eye(4)), bundle)
+        heights[name] = matplotlib.image.imread(tmp_path / f"{name}.png").shape[0]
+    assert heights["small"] > heights["large"] + 150
+
+
+def test_the_window_follows_the_modality_and_ignores_what_is_no_scan():
+    values = np.random.default_rng(0).normal(100, 10, 1000)
+    around = np.concatenate([values, np.full(5000, -2000.0), [np.nan, np.inf]])
+    assert choose_window(values, "CT") == (-160.0, 240.0)
+    assert choose_window(around, None, -2000.0) == pytest.approx(tuple(np.percentile(values, (1, 99))))
+    assert choose_window(around, "MR")[0] == -2000.0
+    assert choose_window(np.full(9, np.nan), "MR") == (0.0, 1.0)
+    assert choose_window(np.full(9, 5.0), "MR") == (5.0, 6.0)
 
 
 def test_an_outline_follows_the_pixel_edges():
@@ -86,7 +112,7 @@ def test_a_scale_bar_is_a_round_length_of_at_most_a_quarter(width, length):
 
 
 @pytest.mark.parametrize(
-    ("volume", "text"), [(1.8, "1.80 ml"), (23.42, "23.4 ml"), (1210.4, "1210 ml"), (5e-4, "0.000500 ml")]
+    ("volume", "text"), [(1.8, "1.80 ml"), (23.42, "23.4 ml"), (1210.4, "1210 ml"), (5e-4, "0.000500 ml"), (0, "0 ml")]
 )
 def test_volumes_have_three_digits_that_count(volume, text):
     assert volume_text(volume) == text
@@ -99,15 +125,20 @@ def test_labels_without_a_name_or_of_another_grid_are_refused(tmp_path, make_vol
         write_preview(tmp_path / "preview.png", make_labels((4, 4, 4)), make_volume(), bundle)
 
 
-def test_a_writer_that_fails_midway_leaves_nothing(tmp_path, make_volume, make_labels, bundle, monkeypatch):
-    def save_half(self, name, **kwargs):
-        Path(name).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def test_a_writer_that_fails_midway_keeps_the_old_picture(tmp_path, make_volume, make_labels, bundle, monkeypatch):
+    path = tmp_path / "preview.png"
+    write_preview(path, make_labels(), make_volume(), bundle)
+    old = path.read_bytes()
+
+    def save_half(self, file, **settings):
+        file.write(b"half")
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Figure, "savefig", save_half)
-    with pytest.raises(PipelineError, match=r"preview.png: can not be written \(No space left on device\)"):
-        write_preview(tmp_path / "out" / "preview.png", make_labels(), make_volume(), bundle)
-    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        write_preview(path, make_labels()[::-1], make_volume(), bundle)
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["preview.png"]
 
 
 @pytest.mark.data

@@ -3,7 +3,7 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 import pytest
-from scanloom.pipeline.outputs.sections import cut_sections, direction_letters, largest_sections
+from scanloom.pipeline.outputs.sections import close_up, cut_sections, direction_letters, largest_sections
 from scanloom.pipeline.volume import Volume
 
 SHAPE = (6, 7, 8)
@@ -68,13 +68,13 @@ def test_sections_have_their_size_in_mm_and_cross_at_the_named_point():
 
 def test_planes_go_through_the_largest_section_and_the_centre_without_labels():
     labels = np.zeros((9, 9, 9), np.uint8)
-    assert largest_sections(labels) == (4, 4, 4)
+    assert largest_sections(labels > 0) == (4, 4, 4)
     labels[1, 2, 3] = labels[1, 2, 7] = 1
     labels[1, 6:8, 7] = 2
-    assert largest_sections(labels) == (1, 2, 7)
+    assert largest_sections(labels > 0) == (1, 2, 7)
     box = np.zeros((9, 9, 9), np.uint8)
     box[2:7] = 1
-    assert largest_sections(box)[0] == 4
+    assert largest_sections(box > 0)[0] == 4
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,34 @@ def test_planes_go_through_the_largest_section_and_the_centre_without_labels():
 )
 def test_oblique_directions_have_more_letters(direction, letters):
     assert direction_letters(np.array(direction, float)) == letters
+
+
+def test_planes_go_through_the_label_that_is_asked_for():
+    volume, labels = marked_volume()
+    labels[0, 0, 0] = 2
+    x, y, z = np.subtract(cut_sections(labels, volume, 2).point_ras_mm, (10, 20, 30)) / SPACING
+    assert (x, y, z) == (0, 0, 0)
+    assert all((section.labels == 2).sum() == 1 for section in cut_sections(labels, volume, 2).planes)
+
+
+def test_a_close_up_keeps_label_margin_and_crossing():
+    labels = np.zeros((60, 50, 40), np.uint8)
+    labels[20:30, 22:26, 15:17] = 1
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    image = np.random.default_rng(0).random((1, *labels.shape))
+    near = close_up(cut_sections(labels, Volume(image, affine, "case")), 1, 5.0)
+    for section, whole in zip(near.planes, cut_sections(labels, Volume(image, affine, "case")).planes, strict=True):
+        assert (section.labels == 1).sum() == (whole.labels == 1).sum()
+        assert section.size_mm == pytest.approx((20, 20), abs=3)
+        assert section.image[section.cross] == whole.image[whole.cross]
+        assert section.edges == whole.edges
+
+
+def test_a_close_up_at_the_border_ends_there_and_without_the_label_changes_nothing():
+    volume, labels = marked_volume()
+    sections = cut_sections(labels, volume)
+    labels[0, 0, 0] = 2
+    corner = close_up(cut_sections(labels, volume, 2), 2, 100.0)
+    assert [section.image.shape for section in corner.planes] == [section.image.shape for section in sections.planes]
+    for section, whole in zip(close_up(sections, 9, 5.0).planes, sections.planes, strict=True):
+        assert section.image.shape == whole.image.shape
