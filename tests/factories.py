@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,59 @@ def write_ct_series(
             edit(dataset, index)
 
     return write_mr_series(folder, array, *args, edit=to_ct, **kwargs)
+
+
+def write_enhanced_mr(
+    file: Path,
+    volumes: Sequence[np.ndarray],
+    affine: np.ndarray,
+    *,
+    edit_frame: Callable[[pydicom.Dataset, int, int], None] | None = None,
+    seed: str = "enhanced",
+) -> Path:
+    """Writes an Enhanced MR file whose frames are the slices of the volumes, one time point after the other.
+
+    Args:
+        file: where it goes.
+        volumes: arrays (X, Y, Z) of whole numbers.
+        affine: (4, 4), voxel index -> RAS mm.
+        edit_frame: changes the functional groups of a frame, given its time point and slice.
+        seed: decides the UIDs.
+    """
+    folder = file.parent / "single-frame"
+    slices = [pydicom.dcmread(path) for path in write_mr_series(folder, volumes[0], affine, seed=seed)]
+    dataset = slices[0]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(dataset, keyword)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    dataset.NumberOfFrames = sum(array.shape[2] for array in volumes)
+    shared = pydicom.Dataset()
+    shared.PlaneOrientationSequence = [pydicom.Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = pydicom.dcmread(folder / "MR01_0000.dcm")[
+        0x00200037
+    ].value
+    shared.PixelMeasuresSequence = [pydicom.Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = pydicom.dcmread(folder / "MR01_0000.dcm").PixelSpacing
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for time, array in enumerate(volumes):
+        for z in range(array.shape[2]):
+            group = pydicom.Dataset()
+            group.PlanePositionSequence = [pydicom.Dataset()]
+            position = pydicom.dcmread(folder / f"MR01_{z:04d}.dcm").ImagePositionPatient
+            group.PlanePositionSequence[0].ImagePositionPatient = position
+            group.FrameContentSequence = [pydicom.Dataset()]
+            group.FrameContentSequence[0].StackID = "1"
+            group.FrameContentSequence[0].TemporalPositionIndex = time + 1
+            if edit_frame:
+                edit_frame(group, time, z)
+            groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    frames = [array[:, :, z].T for array in volumes for z in range(array.shape[2])]
+    dataset.PixelData = np.ascontiguousarray(frames).astype("<u2").tobytes()
+    dataset.save_as(file)
+    shutil.rmtree(folder)
+    return file
 
 
 def edit_file(file: Path, **values: Any) -> None:

@@ -32,7 +32,7 @@ def read_dicom(
     """
     assert series.shape is not None and series.affine is not None and series.uid is not None
     columns, rows, size = series.shape
-    if len(series.z) == size and _may_be_small(series.planes):
+    if not series.is_resampled and _may_be_small(series.planes):
         try:
             stack = allocate((size, rows, columns), np.int16)
             _fill_small(stack, series, tick)
@@ -84,7 +84,7 @@ def _fill_small(stack: np.ndarray, series: Series, tick: Callable[[], None]) -> 
 
 
 def _filled(series: Series, allocate: Callable[..., np.ndarray], tick: Callable[[], None]) -> np.ndarray:
-    """(slices, rows, columns) floating point; slices of the grid that hold no plane are interpolated from neighbours."""
+    """(slices, rows, columns) floating point; grid slices without a plane are interpolated from neighbours."""
     assert series.shape is not None
     columns, rows, size = series.shape
     stack = allocate((size, rows, columns), np.float64 if series.planes[0].pixels.allocated > 16 else np.float32)

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def _check_separate(groups: Sequence[Sequence[Header]], what: str, case: str) ->
     if len(groups) == 1:
         return
     extents = sorted(_extent(group) for group in groups)
-    apart = all(end < start for (_, end), (start, _) in zip(extents, extents[1:], strict=False))
+    apart = all(end < start for (_, end), (start, _) in pairwise(extents))
     if apart and min(map(len, groups)) > 1:
         return
     images = sum(map(len, groups))
@@ -190,7 +190,7 @@ def _by_time(headers: Sequence[Header], places: Sequence[int]) -> list[Stack]:
             for rank, index in enumerate(sorted(members, key=lambda index: _sortable(times[index]))):
                 ranks[index] = rank
         spans = [sorted(_sortable(times[i]) for i in members) for _, members in sorted(_members(ranks).items())]
-        if all(one[-1] < other[0] for one, other in zip(spans, spans[1:], strict=False)):
+        if all(one[-1] < other[0] for one, other in pairwise(spans)):
             stacks = _volumes(headers, places, [(str(rank),) for rank in ranks], (key,))
             if stacks:
                 return stacks

@@ -22,9 +22,6 @@ POSITION_TOLERANCE_MM = 0.02
 POSITION_TOLERANCE = 0.05
 """The same as part of a slice step (or of a pixel, in the plane), where that is more."""
 
-GAP = 1.5
-"""A step of more than this many usual steps counts as missing slices, less as uneven spacing."""
-
 SHEAR_DEGREES = 0.1
 """Axes further than this from a right angle are called sheared; rounding of headers stays below."""
 
@@ -92,27 +89,6 @@ def slice_normal(orientation: np.ndarray, name: str) -> np.ndarray:
     return normal / np.linalg.norm(normal)
 
 
-def stack_affine(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: np.ndarray, name: str) -> np.ndarray:
-    """The affine of a regular stack of slices; a gantry tilt or a drift sideways stays in it as shear.
-
-    Args:
-        orientation: (6,), ImageOrientationPatient.
-        pixel_spacing: (2,), PixelSpacing (0028,0030) in mm: between rows, then between columns.
-        positions: (N, 3), ImagePositionPatient (0020,0032) in LPS mm, N at least 2, ascending along `slice_normal`.
-        name: the case, for messages.
-    Returns:
-        (4, 4), (column, row, slice) index -> LPS mm.
-    Raises:
-        GeometryError: slices are missing, repeated, unevenly spaced or not on one line.
-    Source: DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
-    """
-    normal = slice_normal(orientation, name)
-    check_steps(positions @ normal, name)
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    _check_line(positions, step, float(min(pixel_spacing)), name)
-    return plane_affine(orientation, pixel_spacing, positions[0], step)
-
-
 def plane_affine(
     orientation: np.ndarray, pixel_spacing: np.ndarray, origin: np.ndarray, step: np.ndarray
 ) -> np.ndarray:
@@ -132,44 +108,6 @@ def plane_affine(
     affine[:3, 2] = step
     affine[:3, 3] = origin
     return affine
-
-
-def check_steps(distances: np.ndarray, name: str) -> None:
-    """Accepts slices that lie at equal steps.
-
-    Args:
-        distances: (N,), mm along the normal, ascending, N at least 2.
-        name: the case, for messages.
-    Raises:
-        GeometryError: two slices at one place, a missing slice, or steps that differ by more than 5 %.
-    """
-    steps = np.diff(distances)
-    usual = float(np.median(steps))
-    close = np.flatnonzero(steps <= max(1e-3, 0.01 * usual))
-    if len(close):
-        raise GeometryError(
-            f"series {name}: slices {close[0]} and {close[0] + 1} lie at the same place ({distances[close[0]]:.2f} mm "
-            f"along the normal), {len(close)} such pairs in all: repeated slices, time points, echoes or acquisitions. "
-            "Export one image for each place.",
-            "repeated-position",
-        )
-    uniform = np.linspace(distances[0], distances[-1], len(distances))
-    tolerance = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * usual)
-    if np.max(np.abs(distances - uniform)) <= tolerance and np.max(steps) <= GAP * usual:
-        return
-    worst = int(np.argmax(np.abs(steps - usual)))
-    if steps[worst] > GAP * usual:
-        missing = max(1, round(float(steps[worst]) / usual) - 1)
-        raise GeometryError(
-            f"series {name}: gap of {steps[worst]:.2f} mm after slice {worst} of {len(distances)}, "
-            f"expected {usual:.2f} mm (about {missing} missing). Export the series again, complete.",
-            "missing-slice",
-        )
-    raise GeometryError(
-        f"series {name}: uneven slices, a step of {steps[worst]:.2f} mm after slice {worst} of {len(distances)}, "
-        f"expected {usual:.2f} mm. Export a series with even spacing.",
-        "uneven-slices",
-    )
 
 
 def lateral_shift_mm(affine: np.ndarray) -> float:
@@ -231,17 +169,3 @@ def plane_name(affine: np.ndarray) -> str:
     plane = ("sagittal", "coronal", "axial")[axis]
     degrees = float(np.degrees(np.arccos(min(1.0, float(cosines[axis])))))
     return f"oblique {plane}" if degrees > OBLIQUE_DEGREES else plane
-
-
-def _check_line(positions: np.ndarray, step: np.ndarray, pixel_mm: float, name: str) -> None:
-    """Accepts slices whose first voxels lie on one line; sideways jumps can not be carried by an affine."""
-    line = positions[0] + np.arange(len(positions))[:, None] * step
-    errors = np.linalg.norm(positions - line, axis=1)
-    worst = int(np.argmax(errors))
-    tolerance = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * max(pixel_mm, float(np.linalg.norm(step))))
-    if errors[worst] > tolerance:
-        raise GeometryError(
-            f"series {name}: slice {worst} of {len(positions)} lies {errors[worst]:.2f} mm off the line through the "
-            "others. Export the series again.",
-            "shifted-slice",
-        )

@@ -166,8 +166,8 @@ class StudyProcess:
         self._stop()
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return StudyError(
-            f"{where} made its reader end ({how}): a file is damaged or hostile. Copy or export it again; --debug shows "
-            "what the reader said.",
+            f"{where} made its reader end ({how}): a file is damaged or hostile. Copy or export it again; "
+            "--debug shows what the reader said.",
             "crash",
         )
 

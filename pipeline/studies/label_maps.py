@@ -11,7 +11,7 @@ import numpy as np
 from .study import Series
 
 _WORDS = re.compile(
-    r"(?<![a-z])(seg|segmentation|segmentations|labels?|masks?|labelmap|gt|groundtruth|roi|dseg|pred)(?![a-z])"
+    r"(?<![a-z])(d?seg|segmentations?|labels?|masks?|labelmap|gt|ground_?truth|rois?|pred|prediction)(?![a-z])"
 )
 
 

@@ -119,13 +119,13 @@ def _is_regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> bool:
 def _regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> tuple[int, tuple[float, ...]]:
     """The size of a regular grid from the first slice to the last, and the slices' places in it.
 
-    The usual step where most slices then lie on the grid, so that only gaps are interpolated; else the shortest step,
-    as far as FINEST allows, so that no slice's detail is lost.
+    The usual step where most slices then lie on the grid and none is skipped, so that only gaps are interpolated; else
+    the shortest step, as far as FINEST allows, so that no slice's detail is lost.
     """
     extent = float(distances[-1] - distances[0])
     intervals = max(1, round(extent / usual))
     z = _places(distances, intervals)
-    if np.mean(z == np.rint(z)) < 0.5:
+    if np.mean(z == np.rint(z)) < 0.5 or np.min(np.diff(z)) < 0.5:
         finest = FINEST * (len(distances) - 1)
         intervals = min(finest, max(1, int(np.ceil(extent / float(np.min(steps)) - POSITION_TOLERANCE))))
         z = _places(distances, intervals)
@@ -133,10 +133,10 @@ def _regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> tuple[in
 
 
 def _places(distances: np.ndarray, intervals: int) -> np.ndarray:
-    """Places along the axis in voxels, whole where they are as good as whole."""
+    """Places along the axis in voxels, whole where they are as good as whole and no slice lies there already."""
     z = (distances - distances[0]) * (intervals / (distances[-1] - distances[0]))
-    whole = np.rint(z)
-    return np.where(np.abs(z - whole) <= POSITION_TOLERANCE, whole, z)
+    whole = np.where(np.abs(z - np.rint(z)) <= POSITION_TOLERANCE, np.rint(z), z)
+    return np.where(np.diff(whole, prepend=-1.0) > 0, whole, z)
 
 
 def _uneven(steps: np.ndarray, usual: float, size: int, z: tuple[float, ...], name: str) -> tuple[Notice, ...]:

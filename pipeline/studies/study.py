@@ -39,7 +39,7 @@ class Series:
         uid: SeriesInstanceUID (0020,000E).
         description: the words of imaging in SeriesDescription (0008,103E), no others.
         part: which volume of its DICOM series it is, such as "echo 1 of 2"; empty where it is the only one.
-        labels_of: for a volume file that lies beside a scan of the same grid and is named a label map, that scan's case.
+        labels_of: for a volume file that is named a label map and lies beside a scan of its grid, that scan's case.
         shape: voxels (columns, rows, slices).
         spacing: voxel edges in mm, in the same order; None where it is unknown.
         plane: "axial", "oblique coronal", …; None where it is unknown.
@@ -70,6 +70,11 @@ class Series:
     def slices(self) -> int:
         """Voxels along the third axis; for a series whose geometry is refused, its images."""
         return self.shape[2] if self.shape else len(self.files)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether some slices are interpolated, because others are missing or unevenly spaced."""
+        return bool(self.z) and self.z != tuple(range(self.slices))
 
     @property
     def verdict(self) -> str:
@@ -123,8 +128,8 @@ class AmbiguousSeriesError(StudyError):
 def select_series(series: Sequence[Series], rule: SeriesRule, wanted: str | None = None) -> Series:
     """The one series to read.
 
-    Without `wanted`, label maps are passed over, and refused series where exactly one readable series fits the rule; the
-    result then carries a notice that says so.
+    Without `wanted`, label maps are passed over, and refused series where exactly one readable series fits the rule;
+    the result then carries a notice that says so.
 
     Args:
         series: what `find_series` found.

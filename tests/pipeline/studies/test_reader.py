@@ -40,8 +40,8 @@ def test_labels_come_through_exactly(tmp_path):
 
 
 def test_a_refused_study_is_not_given_to_another_reader(tmp_path):
-    write_mr_series(tmp_path, gap_after=2)
-    with pytest.raises(StudyError, match="gap of 4\\.00 mm"):
+    write_mr_series(tmp_path, duplicate=2)
+    with pytest.raises(StudyError, match="lie at the same place"):
         load(tmp_path)
 
 
