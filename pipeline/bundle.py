@@ -56,10 +56,14 @@ class SeriesRule:
     Attributes:
         modality: DICOM Modality; None takes any.
         min_slices: series with fewer slices (scouts) are left out.
+        spacing_mm: every edge of a voxel lies between these; None takes any.
+        keywords: of several series that fit, those win whose description holds one of these words.
     """
 
     modality: str | None = None
     min_slices: int = 1
+    spacing_mm: tuple[float, float] | None = None
+    keywords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,18 @@ class Bundle:
         """
         rule = self.metadata.get("series_selection", {})
         try:
-            return SeriesRule(rule.get("modality"), int(rule.get("min_slices", 1)))
-        except (AttributeError, TypeError, ValueError):
+            spacing = rule.get("spacing_mm")
+            return SeriesRule(
+                rule.get("modality"),
+                int(rule.get("min_slices", 1)),
+                None if spacing is None else (float(spacing[0]), float(spacing[1])),
+                tuple(str(word).lower() for word in rule.get("keywords", ())),
+            )
+        except (AttributeError, TypeError, ValueError, LookupError):
             raise BundleError(
                 f"bundle {self.name}: series_selection in configs/metadata.json is {rule!r}. "
-                'Make it an object such as {"modality": "MR", "min_slices": 8}, or leave it out.'
+                'Make it an object such as {"modality": "MR", "min_slices": 8, "spacing_mm": [0.5, 2.0], '
+                '"keywords": ["t1"]}, or leave it out.'
             ) from None
 
     @cached_property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+NOT_FINITE = "not-finite"
+"""The code of the notice that a volume holds NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,22 @@ class Volume:
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres, by the determinant, which is right for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def measured(self) -> Volume:
+        """The volume as a network may see it: where it holds padding, NaN or infinity, the lowest measured value.
+
+        The same object where it holds none of these.
+        """
+        wrong = self._not_measured()
+        if wrong is None:
+            return self
+        rest = self.array[~wrong]
+        return replace(self, array=np.where(wrong, rest.min() if rest.size else 0, self.array), padding=None)
+
+    def _not_measured(self) -> np.ndarray | None:
+        """Which voxels are no measurements; None where the reader found none."""
+        wrong = None if self.padding is None else self.array == self.padding
+        if any(notice.code == NOT_FINITE for notice in self.notices):
+            infinite = ~np.isfinite(self.array)
+            wrong = infinite if wrong is None else wrong | infinite
+        return wrong

@@ -48,7 +48,7 @@ class StudyReader(ImageReader):
         Args:
             img: what `read` returned; several inputs become channels.
         Returns:
-            array (C, X, Y, Z) float32, and MONAI's metadata with the affine in RAS mm.
+            array (C, X, Y, Z) of real numbers, padding and NaN replaced, and MONAI's metadata with the affine in RAS mm.
         Raises:
             StudyError: an input is refused.
             GeometryError: several inputs are on different grids.
@@ -67,7 +67,7 @@ class StudyReader(ImageReader):
         }
 
     def _volume(self, path: Path) -> Volume:
-        return read_series(select_series(find_series(path), self.rule, self.series))
+        return read_series(select_series(find_series(path), self.rule, self.series)).measured()
 
 
 def _check_same_grid(one: Volume, other: Volume) -> None:

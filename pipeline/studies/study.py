@@ -106,7 +106,18 @@ class Series:
     def fits(self, rule: SeriesRule) -> bool:
         """Whether a bundle with this rule takes it; a volume file has no modality and fits any."""
         same = rule.modality is None or self.modality is None or self.modality == rule.modality
-        return same and self.slices >= rule.min_slices
+        return same and self.slices >= rule.min_slices and self._has_spacing(rule)
+
+    def _has_spacing(self, rule: SeriesRule) -> bool:
+        if rule.spacing_mm is None or self.spacing is None:
+            return True
+        low, high = rule.spacing_mm
+        return low <= min(self.spacing) and max(self.spacing) <= high
+
+    def has_keyword(self, rule: SeriesRule) -> bool:
+        """Whether its description holds one of the rule's words."""
+        words = self.description.lower().split()
+        return any(keyword in words for keyword in rule.keywords)
 
 
 class AmbiguousSeriesError(StudyError):
@@ -143,6 +154,8 @@ def select_series(series: Sequence[Series], rule: SeriesRule, wanted: str | None
         return _named(series, rule, wanted)
     fitting = [one for one in series if one.fits(rule) and not one.labels_of]
     readable = [one for one in fitting if one.refused is None]
+    if len(readable) > 1:
+        readable = [one for one in readable if one.has_keyword(rule)] or readable
     if len(readable) > 1:
         raise AmbiguousSeriesError(
             f"{len(series)} series found, {len(readable)} fit{_wish(rule)}: {_cases(readable)}. "
@@ -212,6 +225,8 @@ def _wish(rule: SeriesRule) -> str:
     parts = [rule.modality] if rule.modality else []
     if rule.min_slices > 1:
         parts.append(f"at least {rule.min_slices} slices")
+    if rule.spacing_mm:
+        parts.append(f"voxel edges of {rule.spacing_mm[0]:g} to {rule.spacing_mm[1]:g} mm")
     return f" what the bundle takes ({', '.join(parts)})" if parts else ""
 
 

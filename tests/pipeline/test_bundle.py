@@ -134,6 +134,8 @@ def test_the_rule_for_series_is_the_metadatas_or_takes_any(tmp_path):
     rule = {"modality": "MR", "min_slices": 8}
     assert bundle_of(tmp_path, series_selection=rule).series_rule == SeriesRule("MR", 8)
     assert bundle_of(tmp_path, series_selection={"modality": "CT"}).series_rule == SeriesRule("CT", 1)
+    rule = {"spacing_mm": [0.5, 2], "keywords": ["T1", "mprage"]}
+    assert bundle_of(tmp_path, series_selection=rule).series_rule == SeriesRule(None, 1, (0.5, 2), ("t1", "mprage"))
 
 
 @pytest.mark.parametrize("rule", [None, "MR", {"min_slices": "some"}, {"min_slices": None}])

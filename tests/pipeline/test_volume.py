@@ -1,7 +1,7 @@
 """A scan in memory, or in its file."""
 
 import numpy as np
-from scanloom.pipeline.volume import Volume
+from scanloom.pipeline.volume import Notice, Volume
 
 
 def test_a_volume_is_mapped_where_its_voxels_are_in_a_file_however_they_are_seen(tmp_path):
@@ -10,3 +10,21 @@ def test_a_volume_is_mapped_where_its_voxels_are_in_a_file_however_they_are_seen
         assert Volume(array, np.eye(4), "case").is_mapped
     for array in (mapped[None].astype(np.float32), np.zeros((1, 2, 3, 4))):
         assert not Volume(array, np.eye(4), "case").is_mapped
+
+
+def test_a_network_sees_the_lowest_measured_value_for_padding_and_for_what_is_not_finite():
+    array = np.array([-2000.0, -5, 3, 7, np.nan, np.inf, -np.inf, 0]).reshape(1, 2, 2, 2)
+    told = (Notice("not-finite", "3 voxels"),)
+    seen = Volume(array, np.eye(4), "case", padding=-2000, notices=told).measured()
+    np.testing.assert_array_equal(seen.array.ravel(), [-5, -5, 3, 7, -5, -5, -5, 0])
+    assert seen.padding is None
+
+
+def test_a_volume_of_measurements_alone_is_seen_as_it_is():
+    volume = Volume(np.zeros((1, 2, 3, 4), np.int16), np.eye(4), "case")
+    assert volume.measured() is volume
+
+
+def test_a_volume_without_any_measurement_is_seen_as_zeros():
+    volume = Volume(np.full((1, 2, 3, 4), 9, np.int16), np.eye(4), "case", padding=9)
+    assert not volume.measured().array.any()

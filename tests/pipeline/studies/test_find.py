@@ -125,6 +125,22 @@ def test_the_only_series_that_fits_the_rule_is_selected(study):
     assert select_series(series, SeriesRule("CT")).number == 3
 
 
+def test_a_keyword_decides_among_series_that_fit_and_excludes_none(study):
+    write_mr_series(study / "d", number=4, description="T2 FLAIR sag")
+    rule = SeriesRule("MR", 8, keywords=("flair",))
+    assert select_series(find_series(study), rule).number == 4
+    shutil.rmtree(study / "d")
+    assert select_series(find_series(study), rule).number == 2
+
+
+def test_a_spacing_range_leaves_series_out(study):
+    write_mr_series(study / "d", *make_volume(spacing=(1, 1, 6)), number=4)
+    series = find_series(study)
+    assert select_series(series, SeriesRule("MR", 8, spacing_mm=(0.5, 3))).number == 2
+    with pytest.raises(StudyError, match=r"voxel edges of 7 to 9 mm"):
+        select_series(series, SeriesRule("MR", 8, spacing_mm=(7, 9)))
+
+
 def test_several_fitting_series_are_refused_with_the_candidates(study):
     series = find_series(study)
     with pytest.raises(AmbiguousSeriesError, match=r"3 series found, 2 fit .*\(MR\): mr-.*, mr-.*--series") as caught:
