@@ -1,52 +1,63 @@
-"""NRRD and MetaImage (MHA, MHD) through ITK, whose millimetres are LPS."""
+"""The formats of ITK, NRRD and MetaImage (MHA, MHD), to `Volume`; read here, so that every claim is checked first.
+
+ITK itself reads what a header claims into memory, ignores units, opens any file that a header names, and takes over a
+second to import; the tests compare with it.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import StudyError
 from ..volume import Notice, Volume
-from .geometry import check_affine, lps_to_ras, plane_name, voxel_spacing
+from .geometry import SHEAR_DEGREES, plane_name, shear_degrees, voxel_spacing
+from .metaimage import read_metaimage
+from .nrrd import read_nrrd
+from .raster_header import RasterHeader
 from .study import MAX_VOXELS, Series
-from .volume_file import check_shape, check_voxels, file_case, value_notices
+from .volume_file import file_case, open_volume, value_notices
+from .voxel_data import read_voxels
 
-_ORIENTED = (b"transformmatrix", b"orientation", b"rotation", b"space:", b"space dimension")
-"""Header fields without which ITK takes the axes as they lie for left, posterior, superior."""
+_NRRD = re.compile(rb"NRRD000[1-5]")
+_META = re.compile(rb"\s*(ObjectType|NDims)\s*=")
 
 
 def is_itk(start: bytes, path: Path) -> bool:
-    """Whether a file begins like an NRRD or, named as one, like a MetaImage."""
+    """Whether a file begins like an NRRD or MetaImage, or is named as the latter and has a field.
+
+    Args:
+        start: its first 256 bytes or more, inflated where the file is gzip.
+        path: the file.
+    """
     named = path.name.lower().endswith((".mha", ".mhd"))
-    return start.startswith(b"NRRD000") or (named and b"=" in start[:256])
+    return bool(_NRRD.match(start) or _META.match(start) or (named and b"=" in start[:256]))
 
 
 def describe_itk(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = None) -> Series:
-    """The series that an NRRD or MetaImage file holds, with its verdict; no voxel is read."""
+    """The series that an NRRD or MetaImage file holds, with its verdict; no voxel is read.
+
+    Args:
+        path: the file, or the header where its voxels are in another.
+        max_voxels: more are refused.
+        case: its name; the file's stem where None.
+    """
     case = file_case(path) if case is None else case
     try:
-        header = _header(path, case)
-        sizes = [header.GetDimensions(axis) for axis in range(header.GetNumberOfDimensions())]
-        shape = check_shape(sizes, case)
-        _check_voxels(path, header, shape, max_voxels, case)
-        affine = _affine(header)
-        check_affine(affine, case)
+        header = _header(path, case, max_voxels)
     except StudyError as reason:
         return Series(case=case, kind="itk", files=(path,), refused=reason)
     return Series(
         case=case,
         kind="itk",
         files=(path,),
-        shape=shape,
-        spacing=voxel_spacing(affine),
-        plane=plane_name(affine),
-        affine=affine,
-        notices=_notices(path, case),
+        shape=header.stored.shape,
+        spacing=voxel_spacing(header.affine),
+        plane=plane_name(header.affine),
+        affine=header.affine,
+        notices=(*header.notices, *_shear(header.affine, case)),
     )
 
 
@@ -54,80 +65,32 @@ def read_itk(series: Series) -> Volume:
     """The volume of an NRRD or MetaImage file that `find_series` did not refuse.
 
     Returns:
-        array (1, X, Y, Z) float32; the affine in RAS mm.
+        array (1, X, Y, Z) in the file's own type and order of memory, mapped where it is large and not compressed; the
+        affine in RAS mm.
     Raises:
-        StudyError: ITK can not read the voxels, or they hold NaN or infinity.
+        StudyError: the file is cut short, damaged, or much longer than its header says.
     """
     assert series.shape is not None and series.affine is not None
-    with _itk() as itk:
-        try:
-            stored = itk.array_from_image(itk.imread(str(series.files[0])))
-        except RuntimeError:
-            raise _unreadable(series.case) from None
-    if stored.size != np.prod(series.shape):
-        raise _unreadable(series.case)
-    array = np.ascontiguousarray(stored.reshape(series.shape[::-1]).transpose(2, 1, 0), dtype=np.float32)
+    case = series.case
+    header = _header(series.files[0], case, int(np.prod(series.shape)))
+    if header.stored.shape != series.shape:
+        raise StudyError(f"case {case}: the file changed while it was read. Try again.", "unreadable")
+    array, notices = read_voxels(header.stored, case)
     return Volume(
         array=array[np.newaxis],
         affine=series.affine.copy(),
-        case=series.case,
-        notices=(*series.notices, *value_notices(array, series.case)),
+        case=case,
+        notices=(*series.notices, *notices, *value_notices(array, case)),
     )
 
 
-@contextmanager
-def _itk() -> Iterator[Any]:
-    """ITK, without its wrapping's warnings: where warnings are errors, importing a part of it would crash Python."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import itk
-
-        yield itk
+def _header(path: Path, case: str, max_voxels: int) -> RasterHeader:
+    with open_volume(path) as file:
+        is_nrrd = _NRRD.match(file.read(8))
+    return (read_nrrd if is_nrrd else read_metaimage)(path, case, max_voxels)
 
 
-def _header(path: Path, case: str) -> Any:
-    """ITK's ImageIO after it read the header."""
-    with _itk() as itk:
-        try:
-            header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-            if header is None:
-                raise _unreadable(case)
-            header.SetFileName(str(path))
-            header.ReadImageInformation()
-            return header
-        except RuntimeError:
-            raise _unreadable(case) from None
-
-
-def _check_voxels(path: Path, header: Any, shape: tuple[int, int, int], max_voxels: int, case: str) -> None:
-    """Refuses vectors and complex numbers, and more voxels than fit or than an attached file can hold."""
-    if header.GetNumberOfComponents() != 1:
-        parts = header.GetNumberOfComponents()
-        raise StudyError(f"case {case}: voxels of {parts} components, not single numbers. Convert it.", "not-scalar")
-    voxels = check_voxels(shape, max_voxels, case)
-    attached = path.name.lower().endswith((".nrrd", ".mha"))
-    if attached and path.stat().st_size * 1032 < voxels * header.GetComponentSize():
-        raise StudyError(f"case {case}: the file is too short for the {voxels:,} voxels it claims.", "truncated")
-
-
-def _affine(header: Any) -> np.ndarray:
-    """(4, 4), voxel index -> RAS mm."""
-    affine = np.eye(4)
-    for axis in range(3):
-        affine[:3, axis] = np.array(header.GetDirection(axis)[:3]) * header.GetSpacing(axis)
-        affine[axis, 3] = header.GetOrigin(axis)
-    return lps_to_ras(affine)
-
-
-def _notices(path: Path, case: str) -> tuple[Notice, ...]:
-    with path.open("rb") as file:
-        start = file.read(4096).lower()
-    if any(field in start for field in _ORIENTED):
-        return ()
-    text = f"case {case}: the header tells no orientation; the axes are taken for left, posterior, superior."
-    return (Notice("no-orientation", text),)
-
-
-def _unreadable(case: str) -> StudyError:
-    """In our own words: ITK's messages are many lines and hold paths."""
-    return StudyError(f"case {case}: ITK can not read the file. Copy or convert it again.", "unreadable")
+def _shear(affine: np.ndarray, case: str) -> tuple[Notice, ...]:
+    degrees = shear_degrees(affine)
+    text = f"case {case}: the axes lean by {degrees:.1f} degrees (gantry tilt); the affine carries it."
+    return (Notice("sheared-slices", text),) if degrees > SHEAR_DEGREES else ()
