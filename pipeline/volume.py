@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,11 @@ class Volume:
     def is_mapped(self) -> bool:
         """Whether the voxels are still in their file."""
         array: object = self.array
-        while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        from_file = False
+        while isinstance(array, np.ndarray):
+            from_file |= isinstance(array, np.memmap)
             array = array.base
-        return isinstance(array, np.memmap)
+        return from_file and isinstance(array, mmap)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
