@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from .bundle import Bundle
 from .errors import PipelineError, UsageError
 from .lock import locked
-from .outputs import RunFacts, SummaryRow, check_formats, choose_formats, whole_report, write_case, write_summary
+from .outputs import (
+    RunFacts,
+    SummaryRow,
+    check_formats,
+    choose_formats,
+    install_viewer,
+    whole_report,
+    write_case,
+    write_index,
+    write_summary,
+)
 from .progress import Report, silent
 from .studies import Series, find_series, read_series, select_series
 from .trust import require_trust
@@ -41,6 +51,7 @@ class PredictOptions:
         compile: run the network through `torch.compile`.
         trust_bundle: run a bundle that is a stranger's.
         skip_existing: leave cases alone that these weights have done already, where every file is as it was written.
+        pages: write index.html, and for each case view.html, which shows image and labels in a browser.
         only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
     """
 
@@ -54,6 +65,7 @@ class PredictOptions:
     compile: bool = False
     trust_bundle: bool = False
     skip_existing: bool = False
+    pages: bool = True
     only_predicts: bool = False
 
 
@@ -67,6 +79,7 @@ class CaseResult:
         status: "done", "skipped", "refused" or "failed".
         folder: of its files.
         volumes_ml: label name -> millilitres.
+        files: names of the outputs in the folder.
         error: what stopped it.
         found: the series of the input.
     """
@@ -78,6 +91,7 @@ class CaseResult:
     seconds: float = 0.0
     volumes_ml: dict[str, float] = field(default_factory=dict)
     warnings: list[dict[str, str]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     error: PipelineError | None = None
     found: tuple[Series, ...] = ()
 
@@ -107,6 +121,8 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
 
 def _segment_all(bundle: Bundle, options: PredictOptions, report: Report) -> list[CaseResult]:
     """Every case, one after the other; OUT is ours."""
+    if options.pages:
+        install_viewer(options.output)
     loaded: list[Predictor] = []
     results: list[CaseResult] = []
     for index, path in enumerate(options.inputs):
@@ -128,8 +144,15 @@ def _segment_all(bundle: Bundle, options: PredictOptions, report: Report) -> lis
             result.error.__cause__ = error
         result.seconds = perf_counter() - started
         results.append(result)
-        write_summary(options.output / "summary.csv", [_row(each) for each in results])  # so that a stop leaves it true
+        _write_tables(bundle, options, results)  # after each case, so that an interrupt leaves them true
     return results
+
+
+def _write_tables(bundle: Bundle, options: PredictOptions, results: Sequence[CaseResult]) -> None:
+    rows = [_row(result) for result in results]
+    write_summary(options.output / "summary.csv", rows)
+    if options.pages:
+        write_index(options.output / "index.html", rows, bundle)
 
 
 def exit_status(results: Sequence[CaseResult]) -> int:
@@ -179,14 +202,15 @@ def _segment(
     clock.lap("predict")
     report(f"{series.case}: writing", 0.9)
     facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts)
-    written = write_case(result.folder, labels, volume, bundle, facts, options.formats)
+    written = write_case(result.folder, labels, volume, bundle, facts, options.formats, pages=options.pages)
     _take_findings(result, json.loads(written["report"].read_text(encoding="utf-8")))
 
 
 def _take_findings(result: CaseResult, report: Mapping[str, Any]) -> None:
-    """Volumes and warnings of a case, from its report."""
+    """Volumes, warnings and files of a case, from its report."""
     result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
     result.warnings = report["warnings"]
+    result.files = [*report["outputs"], "report.json"]
 
 
 def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
@@ -205,8 +229,16 @@ def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
 
 
 def _row(result: CaseResult) -> SummaryRow:
-    error = str(result.error) if result.error else None
-    return SummaryRow(result.case, result.status, result.seconds, result.volumes_ml, error)
+    return SummaryRow(
+        result.case,
+        result.status,
+        result.seconds,
+        result.volumes_ml,
+        str(result.error) if result.error else None,
+        result.description,
+        [warning["message"] for warning in result.warnings],
+        result.files,
+    )
 
 
 def _make_folder(folder: Path) -> None:

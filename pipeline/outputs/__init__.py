@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .case import FORMATS, check_formats, choose_formats, write_case
 from .labels import write_labels
 from .measure import LabelMeasurement, measure, write_measurements
+from .pages import write_index
 from .report import RunFacts, SummaryRow, build_report, package_versions, write_report, write_summary
+from .viewer import install_viewer
 from .vouching import whole_report
 
 if TYPE_CHECKING:
@@ -24,11 +26,13 @@ __all__ = [
     "build_report",
     "check_formats",
     "choose_formats",
+    "install_viewer",
     "measure",
     "package_versions",
     "whole_report",
     "write_case",
     "write_dicom_seg",
+    "write_index",
     "write_labels",
     "write_measurements",
     "write_preview",

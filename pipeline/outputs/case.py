@@ -15,6 +15,7 @@ from ..volume import Volume
 from .labels import write_labels
 from .measure import measure, write_measurements
 from .report import RunFacts, build_report, write_report
+from .viewer import write_view
 from .vouching import file_facts
 
 FORMATS = ("nifti", "dicom-seg")
@@ -58,6 +59,7 @@ def write_case(
     bundle: Bundle,
     facts: RunFacts,
     formats: Sequence[str] | None = None,
+    pages: bool = False,
 ) -> dict[str, Path]:
     """Write every output of a case into the folder and return name -> path.
 
@@ -71,6 +73,7 @@ def write_case(
         bundle: names labels and weights.
         facts: device, seconds so far (the writing is added as "outputs"), warnings.
         formats: as choose_formats takes them.
+        pages: write view.html too, which shows image and labels in a browser.
     Raises:
         UsageError, StudyError: a format that this input does not allow.
         BundleError: labels hold a value that the bundle does not name.
@@ -96,6 +99,10 @@ def write_case(
 
         written["segmentation"] = folder / "segmentation.dcm"
         write_dicom_seg(written["segmentation"], labels, volume, bundle)
+
+    if pages:
+        names = [path.name for path in written.values()]
+        written |= write_view(folder, labels, volume, bundle, measurements, names)
 
     timed = replace(facts, seconds={**facts.seconds, "outputs": perf_counter() - start})
     names = [path.name for path in written.values()]

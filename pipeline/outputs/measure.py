@@ -122,6 +122,14 @@ def intensity_unit(volume: Volume) -> str:
     return INTENSITY_UNITS.get(volume.modality or "", "as in the source")
 
 
+def volume_text(volume_ml: float) -> str:
+    """Millilitres with three digits that count, such as "1.80 ml", "23.4 ml" or "1210 ml"."""
+    if volume_ml <= 0:
+        return "0 ml"
+    decimals = max(0, 2 - int(np.floor(np.log10(volume_ml))))
+    return f"{volume_ml:.{decimals}f} ml"
+
+
 def _csv_row(measurement: LabelMeasurement, volume: Volume) -> dict[str, str | int]:
     """One row by column name; what there is no value for is left out."""
     row: dict[str, str | int] = {

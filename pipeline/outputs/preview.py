@@ -17,7 +17,7 @@ from ..atomic import write_whole
 from ..bundle import Bundle
 from ..volume import Volume
 from .checks import check_grid
-from .measure import LabelMeasurement, measure
+from .measure import LabelMeasurement, measure, volume_text
 from .panel import BACKGROUND, DIM, INK, Color, draw_scale_bar, draw_section, write
 from .sections import Sections, close_up, cut_sections
 from .window import choose_window
@@ -97,14 +97,6 @@ def write_preview(
         _write_texts(figure, rows[0].sections, window, volume, bundle)
         figure.savefig(picture, format="png", dpi=DPI, facecolor=BACKGROUND, metadata={"Software": "scanloom"})
     write_whole(path, picture.getvalue())
-
-
-def volume_text(volume_ml: float) -> str:
-    """Millilitres with three digits that count, such as "1.80 ml", "23.4 ml" or "1210 ml"."""
-    if volume_ml <= 0:
-        return "0 ml"
-    decimals = max(0, 2 - int(np.floor(np.log10(volume_ml))))
-    return f"{volume_ml:.{decimals}f} ml"
 
 
 def _rows(

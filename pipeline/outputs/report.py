@@ -49,6 +49,9 @@ class SummaryRow:
         seconds: wall-clock seconds of the whole case.
         volumes_ml: label name -> millilitres; of a skipped case those found before; else empty unless done.
         error: the one-line message; None unless failed or refused.
+        description: the words of imaging in the series' description.
+        warnings: one-line messages.
+        files: names of the files in the case's folder.
     """
 
     case: str | None
@@ -56,6 +59,9 @@ class SummaryRow:
     seconds: float
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    description: str = ""
+    warnings: Sequence[str] = ()
+    files: Sequence[str] = ()
 
 
 def build_report(

@@ -74,7 +74,9 @@ def test_a_nifti_case_gets_all_its_files(tmp_path: Path, bundle: Bundle, loads: 
     [result] = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
     assert (result.status, result.case, exit_status([result])) == ("done", "head", 0)
     names = {path.name for path in (tmp_path / "out" / "head").iterdir()}
-    assert names == {"labels.nii.gz", "measurements.json", "measurements.csv", "preview.png", "report.json"}
+    pages = {"view.html", "view-data.js", "image.nii.gz"}
+    assert names - pages == {"labels.nii.gz", "measurements.json", "measurements.csv", "preview.png", "report.json"}
+    assert "view.html" in names
     report = json.loads((tmp_path / "out" / "head" / "report.json").read_text())
     assert set(report["seconds"]) == {"read", "load", "predict", "outputs"}
     assert report["bundle"]["weights_sha256"] == bundle.weights_sha256
@@ -174,6 +176,25 @@ def test_a_skipped_case_keeps_its_volumes_and_warnings(tmp_path: Path, bundle: B
         [row] = csv.DictReader(file)
     assert row["status"] == "skipped"
     assert float(row["anterior_ml"]) == pytest.approx(first.volumes_ml["anterior"], rel=1e-5)
+
+
+def test_an_index_ties_the_cases_together(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not a scan")
+    one, two = make_scan(tmp_path / "one.nii.gz"), make_scan(tmp_path / "two.nii.gz")
+    predict(bundle, options(tmp_path, one))
+    predict(bundle, options(tmp_path, bad, one, two, skip_existing=True))
+    text = (tmp_path / "out" / "index.html").read_text()
+    for words in ("1 refused, 1 skipped, 1 done", "one/view.html", "two/view.html", "two/labels.nii.gz"):
+        assert words in text
+    assert text.count("one window at a time") == 2
+    assert text.count('src="one/preview.png"') == text.count('src="two/preview.png"') == 1
+
+
+def test_pages_are_left_out_on_demand(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz"), pages=False))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"head", "summary.csv"}
+    assert not list((tmp_path / "out" / "head").glob("view*"))
 
 
 def test_a_format_that_was_not_written_is_not_skipped(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from scanloom.pipeline.errors import BundleError, PipelineError
 from scanloom.pipeline.outputs import write_preview
+from scanloom.pipeline.outputs.measure import volume_text
 from scanloom.pipeline.outputs.panel import outline, scale_bar_mm
-from scanloom.pipeline.outputs.preview import CLOSE_UPS, volume_text
+from scanloom.pipeline.outputs.preview import CLOSE_UPS
 from scanloom.pipeline.outputs.window import choose_window
 
 
