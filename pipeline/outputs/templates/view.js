@@ -1,7 +1,6 @@
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const byId = (id) => document.getElementById(id);
-const hidden = new Set();
 
 function fallBack(reason) {
   byId("stage").hidden = byId("controls").hidden = true;
@@ -10,12 +9,12 @@ function fallBack(reason) {
   document.body.dataset.state = "plain";
 }
 
-/* Colours by label value, as NiiVue takes them; 0 and hidden labels are transparent. */
+/* Colours by label value, as NiiVue takes them; 0 is transparent. */
 function colorTable() {
   const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
   for (const label of facts.labels) {
     ["R", "G", "B"].forEach((channel, index) => table[channel].push(label.color[index]));
-    table.A.push(hidden.has(label.value) ? 0 : 255);
+    table.A.push(255);
     table.I.push(label.value);
     table.labels.push(label.name);
   }
@@ -27,8 +26,8 @@ function showPlace(nv, place) {
   const [image, label] = place.values.map((each) => each.value);
   const found = facts.labels.find((each) => each.value === Math.round(label));
   const value = Number.isFinite(image) ? Number(image.toPrecision(5)) : "none";
-  byId("where").textContent =
-    `R ${mm[0]}  A ${mm[1]}  S ${mm[2]} mm  |  ${value} ${facts.unit}` + (found ? `  |  ${found.name}` : "");
+  const words = [`R ${mm[0]}  A ${mm[1]}  S ${mm[2]} mm`, `${value} ${facts.unit}`.trim()];
+  byId("where").textContent = (found ? [...words, found.name] : words).join("  |  ");
 }
 
 function connectWindow(nv) {
@@ -56,14 +55,17 @@ function connectWindow(nv) {
   show();
 }
 
+/* Hidden labels are taken out of the voxels: NiiVue would outline a transparent one. */
 function connectLabels(nv) {
+  const whole = nv.volumes[1].img;
+  const hidden = new Set();
   byId("opacity").oninput = (event) => nv.setOpacity(1, parseFloat(event.target.value));
   byId("outline").onchange = (event) => nv.setAtlasOutline(event.target.checked ? 1 : 0);
   for (const row of byId("labels").rows) {
     const label = facts.labels.find((each) => each.value === Number(row.dataset.value));
     row.querySelector("input").onchange = (event) => {
       hidden[event.target.checked ? "delete" : "add"](label.value);
-      nv.volumes[1].setColormapLabel(colorTable());
+      nv.volumes[1].img = whole.map((value) => (hidden.has(value) ? 0 : value));
       nv.updateGLVolume();
     };
     const name = row.querySelector(".name");
@@ -93,7 +95,7 @@ async function start() {
   }
   const nv = new niivue.Niivue({
     backColor: [0, 0, 0, 1], fontColor: [1, 0.72, 0.1, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7],
-    crosshairWidth: 0.25, crosshairWidthUnit: "percent", isRadiologicalConvention: true, sagittalNoseLeft: true,
+    crosshairWidth: 0.4, crosshairWidthUnit: "percent", isRadiologicalConvention: true, sagittalNoseLeft: true,
     multiplanarShowRender: 1, showAllOrientationMarkers: true, showLegend: false, dragAndDropEnabled: false,
     tileMargin: 12, logLevel: "error",
   });

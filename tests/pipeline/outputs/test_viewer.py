@@ -159,23 +159,67 @@ def test_names_are_text_and_never_markup(write, make_volume, make_labels, make_b
     assert text.count("</script>") == 4
 
 
+def boxes() -> np.ndarray:
+    """Two labels side by side, which every plane through their largest section cuts."""
+    labels = np.zeros((40, 44, 48), np.uint8)
+    labels[8:20, 12:30, 12:36], labels[20:32, 12:30, 12:36] = 1, 2
+    return labels
+
+
+def stage_of(page) -> np.ndarray:
+    """The pixels of a page's canvas, from 0 to 255."""
+    picture = page.parent.parent.parent / "page.png"
+    browse(page, f"--screenshot={picture}")
+    return np.rint(matplotlib.image.imread(picture)[HEADER_PX:, :-ASIDE_PX, :3] * 255)
+
+
+def share_of(color, stage: np.ndarray) -> float:
+    """How much of the canvas has the hue of a label, laid over grey of any brightness."""
+    hues = stage - stage.mean(axis=-1, keepdims=True)
+    wanted = np.array(color) - np.mean(color)
+    lengths = np.linalg.norm(hues, axis=-1)
+    return float(((hues @ wanted > 0.98 * lengths * np.linalg.norm(wanted)) & (lengths > 20)).mean())
+
+
 @needs_browser
 def test_a_browser_without_network_draws_image_and_labels(write, make_volume, bundle):
-    volume, labels = make_volume((40, 44, 48), np.eye(4)), np.zeros((40, 44, 48), np.uint8)
-    labels[8:20, 12:30, 12:36], labels[20:32, 12:30, 12:36] = 1, 2
-    folder = write(labels, volume)
+    folder = write(boxes(), make_volume((40, 44, 48), np.eye(4)))
     assert 'data-state="ready"' in browse(folder / "view.html", "--dump-dom")
-    picture = folder.parent.parent / "page.png"
-    browse(folder / "view.html", f"--screenshot={picture}")
-    stage = np.rint(matplotlib.image.imread(picture)[HEADER_PX:, :-ASIDE_PX, :3] * 255)
+    stage = stage_of(folder / "view.html")
     grey = (np.ptp(stage, axis=-1) < 4) & (stage[..., 0] > 60) & (stage[..., 0] < 250)
     assert grey.mean() > 0.1
-    colors = stage[np.ptp(stage, axis=-1) > 25]
-    directions = colors - colors.mean(axis=-1, keepdims=True)
-    for label in bundle.labels:
-        wanted = np.array(label.color) - np.mean(label.color)
-        cosine = directions @ wanted / np.linalg.norm(directions, axis=-1) / np.linalg.norm(wanted)
-        assert (cosine > 0.98).mean() > 0.1, label.name
+    assert min(share_of(label.color, stage) for label in bundle.labels) > 0.01
+
+
+@needs_browser
+def test_the_controls_of_the_page_work(write, make_volume, bundle):
+    """One label hidden, the other gone to, and a window in which all is white."""
+    folder = write(boxes(), make_volume((40, 44, 48), np.eye(4)))
+    clicks = """<script>
+      addEventListener("error", (event) => document.body.dataset.error = event.message);
+      const timer = setInterval(() => {
+        if (document.body.dataset.state !== "ready") return;
+        clearInterval(timer);
+        const [one, two] = byId("labels").rows;
+        one.querySelector("input").click();
+        two.querySelector(".name").click();
+        byId("outline").click();
+        byId("low").value = 1; byId("high").value = 2; byId("high").onchange();
+        document.body.dataset.shown = [byId("low").value, byId("high").value];
+        [...byId("planes").children].forEach((button) => button.click());
+        byId("planes").children[0].click();
+      }, 50);
+    </script>"""
+    page = folder / "clicked.html"
+    page.write_text((folder / "view.html").read_text().replace("</body>", clicks + "</body>"))
+    found = browse(page, "--dump-dom")
+    assert "data-error" not in found
+    assert 'data-shown="1,2"' in found
+    assert re.search(r'<div id="where">R 25.5  A 20.5  S 23.5 mm .* posterior</div>', found)
+    stage = stage_of(page)
+    one, two = bundle.labels
+    assert share_of(one.color, stage) < 0.001 < 0.01 < share_of(two.color, stage)
+    assert (stage.min(axis=-1) > 250).mean() > 0.1
 
 
 @needs_browser
