@@ -88,6 +88,7 @@ def test_the_order_of_the_slices_changes_no_voxel(out: Path) -> None:
 
 def test_every_output_is_there(out: Path) -> None:
     names = {"labels.nii.gz", "segmentation.dcm", "measurements.json", "measurements.csv", "preview.png", "report.json"}
+    names |= {"view.html", "view-data.js", "image.nii.gz"}
     for case in cases(out):
         assert {path.name for path in case.iterdir()} == names
     assert (out / "out" / "summary.csv").is_file()
