@@ -60,6 +60,9 @@ app = typer.Typer(
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
+NamesOption = Annotated[
+    Literal["hashed", "source"], typer.Option(help="source calls DICOM cases after their folders, which may tell who.")
+]
 MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Refuse a volume that claims more.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -127,6 +130,7 @@ def convert(
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Convert every volume of the input.")] = False,
     strict: Annotated[bool, typer.Option(help="Refuse what would be a warning.")] = False,
+    names: NamesOption = "hashed",
     max_voxels: MaxVoxelsOption = MAX_VOXELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +140,7 @@ def convert(
     _check_paths([path])
     from .studies.isolation import StudyProcess
 
-    with StudyProcess(max_voxels, shows_errors=_debug()) as studies:
+    with StudyProcess(max_voxels, names_of_source=names == "source", shows_errors=_debug()) as studies:
         from .progress import ProgressBar
         from .studies.convert import ConvertOptions
         from .studies.convert import convert as run

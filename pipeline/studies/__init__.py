@@ -37,6 +37,6 @@ def read_series(
         from .nifti import read_nifti
 
         return read_nifti(series)
-    from .itk_image import read_itk
+    from .raster import read_raster
 
-    return read_itk(series)
+    return read_raster(series)

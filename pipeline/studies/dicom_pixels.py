@@ -77,6 +77,10 @@ def _decoded_planes(planes: Sequence[Header], where: str) -> Iterator[np.ndarray
                 yield _checked(_decode(dataset, header), header, where)
         except UNREADABLE as error:
             raise _undecodable(first, where, error) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a decoder written in Rust, and no Exception
+                raise
+            raise _undecodable(first, where, error) from None
 
 
 def _decode(dataset: Any, header: Header) -> np.ndarray:

@@ -16,7 +16,7 @@ from .dicom_frames import check_frames
 from .dicom_stacks import Stack, split_stacks
 from .geometry import lps_to_ras, plane_affine, plane_name, slice_normal, voxel_spacing
 from .slices import SliceGrid, grid_slices
-from .study import MAX_VOXELS, Series, dicom_case
+from .study import MAX_VOXELS, Series, dicom_case, source_case
 
 if TYPE_CHECKING:
     from .dicom_header import Header
@@ -33,7 +33,10 @@ _KNOWN_PHOTOMETRIC = (
 
 
 def group_series(
-    headers: Iterable[Header], notices: tuple[Notice, ...] = (), max_voxels: int = MAX_VOXELS
+    headers: Iterable[Header],
+    notices: tuple[Notice, ...] = (),
+    max_voxels: int = MAX_VOXELS,
+    names_of_source: bool = False,
 ) -> list[Series]:
     """The volumes that image planes belong to, by SeriesInstanceUID, in the order of their numbers.
 
@@ -41,19 +44,25 @@ def group_series(
         headers: of any number of series, in any order.
         notices: what to tell with each of them.
         max_voxels: a volume of more is refused.
+        names_of_source: call cases after the folders of their files, not after hashes alone.
     """
     groups: dict[str, list[Header]] = {}
     for header in headers:
         groups.setdefault(header.series_uid, []).append(header)
-    series = [one for uid, group in groups.items() for one in _describe(uid, group, notices, max_voxels)]
+    series = [
+        one for uid, group in groups.items() for one in _describe(uid, group, notices, max_voxels, names_of_source)
+    ]
     return sorted(series, key=lambda one: (one.number is None, one.number or 0, one.case))
 
 
-def _describe(uid: str, headers: list[Header], notices: tuple[Notice, ...], max_voxels: int) -> list[Series]:
+def _describe(
+    uid: str, headers: list[Header], notices: tuple[Notice, ...], max_voxels: int, names_of_source: bool
+) -> list[Series]:
     """The volumes of one series; the whole of it as one refused where it can not be told what they are."""
     first = headers[0]
+    folder = min(headers, key=lambda header: header.path).path.parent
     whole = Series(
-        case=dicom_case(first.modality, uid),
+        case=source_case(folder, uid) if names_of_source else dicom_case(first.modality, uid),
         kind="dicom",
         files=_files(sorted(headers, key=lambda header: header.path)),
         modality=first.modality,
@@ -150,6 +159,12 @@ def _check_kind(headers: Sequence[Header], case: str) -> None:
                 "mosaic",
             )
         check_frames(header, case)
+        if header.rows < 1 or header.columns < 1:
+            raise StudyError(
+                f"series {case}: an image{_instance(header)} of {header.columns} columns and {header.rows} rows. "
+                "Export the series again.",
+                "bad-pixels",
+            )
         if header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
             raise StudyError(
                 f"series {case}: pixels are {_photometric(header)} with {header.samples} samples, only greyscale "

@@ -19,9 +19,9 @@ from ..errors import StudyError, UsageError
 from ..volume import Notice
 from .archive import is_archive, unpack
 from .dicom_series import group_series
-from .itk_image import describe_itk, is_itk
 from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
+from .raster import describe_raster, is_raster
 from .study import MAX_VOXELS, Series
 from .volume_file import SUFFIXES, file_case
 
@@ -63,6 +63,7 @@ def find_series(
     path: str | Path,
     *,
     max_voxels: int = MAX_VOXELS,
+    names_of_source: bool = False,
     scratch: Path | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Series]:
@@ -73,6 +74,7 @@ def find_series(
             folder of any depth that holds such files; DICOM is known by its content, whatever its name, and anything
             else is passed over.
         max_voxels: a volume that claims more is refused.
+        names_of_source: call DICOM cases after the folders of their files, which may name a patient.
         scratch: a folder for what archives hold, to be kept until the volumes have been read; one that vanishes when
             Python ends where None.
         tick: called now and then, to tell that the work goes on.
@@ -88,7 +90,7 @@ def find_series(
     found = _Found(max_voxels, scratch, tick)
     for file in _files(path, found):
         _sort_in(file, found)
-    dicom = group_series(found.headers, _damage(found), max_voxels)
+    dicom = group_series(found.headers, _damage(found), max_voxels, names_of_source)
     volumes = _with_own_names(sorted(found.volumes, key=lambda one: one.files), found.origins)
     series = [*dicom, *mark_label_maps(volumes)]
     if not series:
@@ -137,8 +139,8 @@ def _sort_in(file: Path, found: _Found, name: str | None = None) -> None:
     named = name.lower().endswith(SUFFIXES) and not name.startswith("._")
     if start[128:132] == b"DICM" or _is_bare_dicom(start):
         _sort_in_dicom(file, found, certain=start[128:132] == b"DICM")
-    elif is_itk(start, file):
-        found.volumes.append(describe_itk(file, found.max_voxels, file_case(Path(name))))
+    elif is_raster(start, file):
+        found.volumes.append(describe_raster(file, found.max_voxels, file_case(Path(name))))
     elif is_nifti(start):
         found.volumes.append(describe_nifti(file, found.max_voxels, file_case(Path(name))))
     elif is_archive(start, file):

@@ -42,6 +42,7 @@ class StudyProcess:
 
     Args:
         max_voxels: a volume that claims more is refused.
+        names_of_source: as `find_series` takes it.
         patience_seconds: after so long without a word the worker is killed.
         shows_errors: let the worker's own words through to standard error; they may hold values of the input.
     """
@@ -50,9 +51,11 @@ class StudyProcess:
         self,
         max_voxels: int = MAX_VOXELS,
         patience_seconds: float = PATIENCE_SECONDS,
+        names_of_source: bool = False,
         shows_errors: bool = False,
     ) -> None:
-        self.max_voxels, self.patience_seconds, self.shows_errors = max_voxels, patience_seconds, shows_errors
+        self.max_voxels, self.names_of_source = max_voxels, names_of_source
+        self.patience_seconds, self.shows_errors = patience_seconds, shows_errors
         self._scratch = Path(tempfile.mkdtemp(prefix="scanloom-"))
         self._inputs = 0
         self._worker: subprocess.Popen | None = None
@@ -73,7 +76,7 @@ class StudyProcess:
         self._stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def find(self, path: Path) -> list[Series]:
+    def find(self, path: str | Path) -> list[Series]:
         """As `find_series`; what archives of inputs before this one held is removed.
 
         Raises:
@@ -81,12 +84,16 @@ class StudyProcess:
         """
         shutil.rmtree(self._scratch / str(self._inputs), ignore_errors=True)
         self._inputs += 1
-        options: dict[str, Any] = {"scratch": self._scratch / str(self._inputs), "max_voxels": self.max_voxels}
+        options: dict[str, Any] = {
+            "scratch": self._scratch / str(self._inputs),
+            "max_voxels": self.max_voxels,
+            "names_of_source": self.names_of_source,
+        }
         if not IS_POSSIBLE:
             from . import find_series
 
             return find_series(path, **options)
-        found: list[Series] = self._ask("find", {"path": path.absolute(), **options}, "the input")
+        found: list[Series] = self._ask("find", {"path": Path(path).absolute(), **options}, "the input")
         return found
 
     def read(self, series: Series) -> Volume:

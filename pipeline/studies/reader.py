@@ -48,7 +48,7 @@ class StudyReader(ImageReader):
         Args:
             img: what `read` returned; several inputs become channels.
         Returns:
-            array (C, X, Y, Z) of real numbers, padding and NaN replaced, and MONAI's metadata with the affine in RAS mm.
+            array (C, X, Y, Z) of real numbers, padding and NaN replaced; MONAI's metadata with the affine in RAS mm.
         Raises:
             StudyError: an input is refused.
             GeometryError: several inputs are on different grids.

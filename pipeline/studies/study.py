@@ -14,6 +14,7 @@ import numpy as np
 from ..bundle import SeriesRule
 from ..errors import StudyError
 from ..volume import Notice
+from .volume_file import safe_name
 
 if TYPE_CHECKING:
     from .dicom_header import Header
@@ -30,7 +31,7 @@ class Series:
 
     Attributes:
         case: name for folders and logs.
-        kind: what reads it: "dicom", "nifti" or "itk" (NRRD, MetaImage).
+        kind: what reads it: "dicom", "nifti" or "raster" (NRRD, MetaImage).
         files: the source files, for DICOM in slice order where the geometry is known.
         planes: for DICOM that `refused` is None of, the image planes in slice order.
         z: of each plane the place along the third axis, in voxels; see `SourceSlice`.
@@ -192,6 +193,14 @@ def dicom_case(modality: str, uid: str) -> str:
     """The name of a DICOM case: modality, and 8 hex digits of the SHA-256 of its SeriesInstanceUID."""
     prefix = re.sub(r"[^a-z0-9]", "", modality.lower())[:16] or "ot"
     return f"{prefix}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+
+
+def source_case(folder: Path, uid: str) -> str:
+    """The name of a DICOM case after the folder of its files; it may hold what a person wrote there.
+
+    With 8 hex digits of the SHA-256 of its SeriesInstanceUID, because a folder may hold several series.
+    """
+    return f"{safe_name(folder.name) or 'study'}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
 
 
 def _named(series: Sequence[Series], rule: SeriesRule, wanted: str) -> Series:

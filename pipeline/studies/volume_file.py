@@ -25,8 +25,12 @@ def file_case(path: Path) -> str:
     """The name of a volume file's case: its stem, free of what a folder name can not hold."""
     name = path.name
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), path.suffix)
-    stem = re.sub(r"[^\w.+=@ -]", "_", name[: len(name) - len(suffix)]).strip(" .")
-    return stem or "volume"
+    return safe_name(name[: len(name) - len(suffix)]) or "volume"
+
+
+def safe_name(text: str) -> str:
+    """The text without what a folder's name can not hold."""
+    return re.sub(r"[^\w.+=@ -]", "_", text).strip(" .")
 
 
 def is_gzip(path: Path) -> bool:

@@ -181,6 +181,7 @@ def test_two_slices_at_one_place_are_refused(tmp_path):
         ({"PixelSpacing": [0, 1]}, "have no usable PixelSpacing", "no-geometry"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "pixels are RGB with 3", "not-greyscale"),
         ({"PhotometricInterpretation": "ODD"}, "pixels are of an unknown kind", "not-greyscale"),
+        ({"Columns": 0}, "of 0 columns and 7 rows", "bad-pixels"),
         ({"NumberOfFrames": 5}, "multi-frame file of 5 frames without a functional group", "multi-frame"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "Siemens mosaic", "mosaic"),
         ({"Rows": 65535, "Columns": 65535}, "2 matrix sizes", "mixed-matrix-sizes"),
@@ -228,6 +229,22 @@ def test_a_transfer_syntax_without_decoder_is_named(tmp_path):
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(file)
     with pytest.raises(StudyError, match=r"slice 0 of 8: no installed decoder reads .* MPEG2"):
+        read_one(tmp_path)
+
+
+def test_a_decoder_that_panics_refuses_the_series(tmp_path, monkeypatch):
+    class PanicException(BaseException):  # as decoders written in Rust name theirs
+        pass
+
+    def panic(*_, **__):
+        raise PanicException("index out of bounds")
+
+    for file in write_mr_series(tmp_path):
+        dataset = pydicom.dcmread(file)
+        dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        dataset.save_as(file)
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", panic)
+    with pytest.raises(StudyError, match=r"slice 0 of 8: no installed decoder reads .*RLE Lossless \(PanicException\)"):
         read_one(tmp_path)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.pipeline.errors import GeometryError, StudyError
 from scanloom.pipeline.studies import find_series, read_series, voxel_data
-from scanloom.pipeline.studies.itk_image import describe_itk, is_itk
+from scanloom.pipeline.studies.raster import describe_raster, is_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # ITK's wrapping
 
@@ -70,8 +70,8 @@ def codes(volume):
 
 
 def refusal(path):
-    """The error of a file that `describe_itk` refuses: one line without the header's words."""
-    error = describe_itk(path).refused
+    """The error of a file that `describe_raster` refuses: one line without the header's words."""
+    error = describe_raster(path).refused
     assert error is not None
     assert "\n" not in str(error)
     assert "PHICANARY" not in str(error)
@@ -494,11 +494,11 @@ def test_a_header_without_end_is_refused(tmp_path):
 
 
 def test_both_formats_are_told_by_content(tmp_path):
-    assert is_itk(b"NRRD0004\n", tmp_path / "x")
-    assert is_itk(b"ObjectType = Image\n", tmp_path / "x")
-    assert is_itk(b"Comment = x\n", tmp_path / "x.mha")
+    assert is_raster(b"NRRD0004\n", tmp_path / "x")
+    assert is_raster(b"ObjectType = Image\n", tmp_path / "x")
+    assert is_raster(b"Comment = x\n", tmp_path / "x.mha")
     for start in (b"NRRD0006\n", b"NRRDxxxx", b"Comment = x\n", b""):
-        assert not is_itk(start, tmp_path / "x")
+        assert not is_raster(start, tmp_path / "x")
 
 
 def test_lines_may_end_as_on_windows(tmp_path):
@@ -513,7 +513,7 @@ def test_any_damage_to_a_header_is_refused_or_read_in_our_own_words(tmp_path_fac
     for path in (write_nrrd(folder / "x.nrrd"), write_meta(folder / "x.mha")):
         content = path.read_bytes()
         path.write_bytes(content[:at] + junk + content[at + len(junk) :])
-        series = describe_itk(path)
+        series = describe_raster(path)
         if series.refused is None:
             try:
                 read_series(series)
@@ -523,8 +523,8 @@ def test_any_damage_to_a_header_is_refused_or_read_in_our_own_words(tmp_path_fac
 
 def test_more_voxels_than_asked_for_are_refused(tmp_path):
     for path in (write_nrrd(tmp_path / "x.nrrd"), write_meta(tmp_path / "x.mha")):
-        assert describe_itk(path, max_voxels=336).refused is None
-        assert "case y: 336 voxels claimed, at most 335" in str(describe_itk(path, 335, "y").refused)
+        assert describe_raster(path, max_voxels=336).refused is None
+        assert "case y: 336 voxels claimed, at most 335" in str(describe_raster(path, 335, "y").refused)
 
 
 def test_a_file_that_changes_between_the_two_reads_is_refused(tmp_path):

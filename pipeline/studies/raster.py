@@ -25,7 +25,7 @@ _NRRD = re.compile(rb"NRRD000[1-5]")
 _META = re.compile(rb"\s*(ObjectType|NDims)\s*=")
 
 
-def is_itk(start: bytes, path: Path) -> bool:
+def is_raster(start: bytes, path: Path) -> bool:
     """Whether a file begins like an NRRD or MetaImage, or is named as the latter and has a field.
 
     Args:
@@ -36,7 +36,7 @@ def is_itk(start: bytes, path: Path) -> bool:
     return bool(_NRRD.match(start) or _META.match(start) or (named and b"=" in start[:256]))
 
 
-def describe_itk(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = None) -> Series:
+def describe_raster(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = None) -> Series:
     """The series that an NRRD or MetaImage file holds, with its verdict; no voxel is read.
 
     Args:
@@ -48,10 +48,10 @@ def describe_itk(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = No
     try:
         header = _header(path, case, max_voxels)
     except StudyError as reason:
-        return Series(case=case, kind="itk", files=(path,), refused=reason)
+        return Series(case=case, kind="raster", files=(path,), refused=reason)
     return Series(
         case=case,
-        kind="itk",
+        kind="raster",
         files=(path,),
         shape=header.stored.shape,
         spacing=voxel_spacing(header.affine),
@@ -61,7 +61,7 @@ def describe_itk(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = No
     )
 
 
-def read_itk(series: Series) -> Volume:
+def read_raster(series: Series) -> Volume:
     """The volume of an NRRD or MetaImage file that `find_series` did not refuse.
 
     Returns:
