@@ -87,11 +87,11 @@ def test_a_volume_of_more_than_max_voxels_is_refused(tmp_path):
 
 
 def test_names_of_the_source_are_used_where_asked_for(tmp_path):
-    write_mr_series(tmp_path / "Knee: 2nd visit")
-    _, told = answer("-i", tmp_path, "-o", tmp_path / "out", "--names", "source")
+    write_mr_series(tmp_path / "in" / "Knee: 2nd visit")
+    _, told = answer("-i", tmp_path / "in", "-o", tmp_path / "out", "--names", "source")
     (volume,) = told["volumes"]
     assert volume["case"] == f"Knee_ 2nd visit-{volume['series'][:8]}"
-    assert "Knee" not in json.dumps(answer("-i", tmp_path, "-o", tmp_path / "hashed")[1])
+    assert "Knee" not in json.dumps(answer("-i", tmp_path / "in", "-o", tmp_path / "hashed")[1])
 
 
 def test_wrong_arguments_are_status_2(tmp_path, two_series):
