@@ -85,6 +85,9 @@ def predict(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases that these weights have done.")] = False,
+    names: NamesOption = "hashed",
+    max_voxels: MaxVoxelsOption = MAX_VOXELS,
+    pages: Annotated[bool, typer.Option("--pages/--no-pages", help="Write pages that show the results.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: label maps, DICOM SEG, measurements, pictures and a report for each."""
@@ -108,6 +111,9 @@ def predict(
         compile,
         trust_bundle,
         skip_existing,
+        names_of_source=names == "source",
+        max_voxels=max_voxels,
+        pages=pages,
         only_predicts=not trust_bundle,
     )
     with ProgressBar("predict") as report:

@@ -25,7 +25,8 @@ from .outputs import (
     write_summary,
 )
 from .progress import Report, silent
-from .studies import Series, find_series, read_series, select_series
+from .studies import MAX_VOXELS, Series, select_series
+from .studies.isolation import StudyProcess
 from .trust import require_trust
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class PredictOptions:
         engine: "torch" or "openvino".
         compile: run the network through `torch.compile`.
         trust_bundle: run a bundle that is a stranger's.
+        names_of_source: call DICOM cases after the folders of their files, which may name a patient.
+        max_voxels: refuse a scan that claims more.
         skip_existing: leave cases alone that these weights have done already, where every file is as it was written.
         pages: write index.html, and for each case view.html, which shows image and labels in a browser.
         only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
@@ -65,6 +68,8 @@ class PredictOptions:
     compile: bool = False
     trust_bundle: bool = False
     skip_existing: bool = False
+    names_of_source: bool = False
+    max_voxels: int = MAX_VOXELS
     pages: bool = True
     only_predicts: bool = False
 
@@ -115,11 +120,18 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     check_formats(options.formats)
     _make_folder(options.output)
-    with locked(options.output):
-        return _segment_all(bundle, options, report)
+    with (
+        locked(options.output),
+        StudyProcess(
+            options.max_voxels,
+            names_of_source=options.names_of_source,
+            shows_errors=log.isEnabledFor(logging.DEBUG),
+        ) as studies,
+    ):
+        return _segment_all(bundle, options, studies, report)
 
 
-def _segment_all(bundle: Bundle, options: PredictOptions, report: Report) -> list[CaseResult]:
+def _segment_all(bundle: Bundle, options: PredictOptions, studies: StudyProcess, report: Report) -> list[CaseResult]:
     """Every case, one after the other; OUT is ours."""
     if options.pages:
         install_viewer(options.output)
@@ -130,7 +142,7 @@ def _segment_all(bundle: Bundle, options: PredictOptions, report: Report) -> lis
         result = CaseResult(None)
         try:
             share = _Share(report, index / len(options.inputs), (index + 1) / len(options.inputs))
-            _segment(path, result, bundle, options, loaded, [done.case for done in results], share)
+            _segment(path, result, bundle, options, studies, loaded, [done.case for done in results], share)
         except PipelineError as error:
             result.status = "refused" if error.exit_status in (2, 3) else "failed"
             result.error = error
@@ -171,13 +183,14 @@ def _segment(
     result: CaseResult,
     bundle: Bundle,
     options: PredictOptions,
+    studies: StudyProcess,
     loaded: list[Predictor],
     taken: Sequence[str | None],
     report: _Share,
 ) -> None:
     """One case, from its path to its files; fills in the result as far as it comes."""
     clock = _Clock()
-    result.found = tuple(find_series(path))
+    result.found = tuple(studies.find(path))
     series = select_series(result.found, bundle.series_rule, options.series)
     result.case, result.description = series.case, series.description
     if series.case in taken:
@@ -188,7 +201,7 @@ def _segment(
         _take_findings(result, old)
         return
     report(f"{series.case}: reading {series.slices} slices", 0.0)
-    volume = read_series(series)
+    volume = studies.read(series)
     choose_formats(options.formats, volume)
     clock.lap("read")
     if not loaded:
@@ -198,7 +211,7 @@ def _segment(
     predictor = loaded[0]
     size = " x ".join(map(str, volume.spatial_shape))
     report(f"{series.case}: {size} voxels on {predictor.device_name}", 0.2)
-    labels = predictor(volume, report.part(0.2, 0.9))
+    labels = predictor(volume.measured(), report.part(0.2, 0.9))
     clock.lap("predict")
     report(f"{series.case}: writing", 0.9)
     facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from factories import PATIENT, edit_file, make_volume, write_mr_series, write_nifti
 from scanloom.pipeline import cli
+from scanloom.pipeline.studies.isolation import StudyProcess
 from typer.testing import CliRunner
 
 HEAVY = ("torch", "monai", "numpy", "mlflow", "matplotlib", "pydicom", "nibabel")
@@ -87,10 +88,10 @@ def test_debug_shows_the_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_unforeseen_error_is_one_line_and_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
+    def fail(studies: StudyProcess, path: Path) -> None:
         raise ZeroDivisionError("PHICANARY")
 
-    monkeypatch.setattr("scanloom.pipeline.studies.find_series", fail)
+    monkeypatch.setattr(StudyProcess, "find", fail)
     result = run("inspect", str(tmp_path))
     assert result.exit_code == 1
     assert (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +20,7 @@ from scanloom.pipeline.lock import NAME, FolderInUseError, locked
 from scanloom.pipeline.progress import Report
 from scanloom.pipeline.segment import PredictOptions, exit_status, predict
 from scanloom.pipeline.studies import Series
+from scanloom.pipeline.studies.isolation import StudyProcess
 from scanloom.pipeline.volume import Notice, Volume
 
 SHAPE = (12, 13, 14)
@@ -222,19 +225,51 @@ def test_a_second_run_on_the_folder_is_refused_before_it_reads_anything(
 def test_an_interrupt_leaves_a_true_summary_and_no_lock(
     tmp_path: Path, bundle: Bundle, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = segment.read_series
+    read = StudyProcess.read
 
-    def stop(series: Series) -> Volume:
+    def stop(studies: StudyProcess, series: Series) -> Volume:
         if series.case == "two":
             raise KeyboardInterrupt
-        return read(series)
+        return read(studies, series)
 
-    monkeypatch.setattr(segment, "read_series", stop)
+    monkeypatch.setattr(StudyProcess, "read", stop)
     with pytest.raises(KeyboardInterrupt):
         predict(bundle, options(tmp_path, make_scan(tmp_path / "one.nii.gz"), make_scan(tmp_path / "two.nii.gz")))
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("one", "done")]
     assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_a_reader_that_dies_costs_one_case_which_alone_is_redone(
+    tmp_path: Path, bundle: Bundle, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [make_scan(tmp_path / f"{name}.nii.gz") for name in ("one", "two", "three")]
+    read = StudyProcess.read
+
+    def die(studies: StudyProcess, series: Series) -> Volume:
+        if series.case == "two" and studies._worker:
+            os.kill(studies._worker.pid, signal.SIGKILL)
+        return read(studies, series)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyProcess, "read", die)
+        results = predict(bundle, options(tmp_path, *scans))
+    assert [result.status for result in results] == ["done", "refused", "done"]
+    assert "killed by SIGKILL" in str(results[1].error)
+    assert exit_status(results) == 4
+    again = predict(bundle, options(tmp_path, *scans, skip_existing=True))
+    assert [result.status for result in again] == ["skipped", "done", "skipped"]
+
+
+def test_nan_reaches_no_network(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    array, affine = make_volume(SHAPE)
+    broken = array.astype(np.float32)
+    broken[0, 0, 0], broken[1, 1, 1] = np.nan, np.inf
+    nib.save(nib.Nifti1Image(broken, affine), tmp_path / "head.nii")
+    [result] = predict(bundle, options(tmp_path, tmp_path / "head.nii"))
+    assert result.status == "done"
+    assert "not-finite" in [warning["code"] for warning in result.warnings]
+    assert min(result.volumes_ml.values()) > 0  # the mean of NaN would mark nothing
 
 
 def test_two_inputs_of_one_name_do_not_overwrite_each_other(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
@@ -277,7 +312,7 @@ def test_an_error_of_our_own_costs_one_case_and_tells_nothing_of_its_values(
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("PHICANARY")
 
-    monkeypatch.setattr(segment, "read_series", fail)
+    monkeypatch.setattr(StudyProcess, "read", fail)
     [result] = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
     assert (result.status, exit_status([result])) == ("failed", 1)
     assert "head: ZeroDivisionError in scanloom itself" in str(result.error)
