@@ -95,6 +95,8 @@ class Header:
     """What one DICOM file says about one image plane; mm, places in LPS. Its repr tells nothing of the patient.
 
     Attributes:
+        patient: hash of what tells two patients apart.
+        birth_date: hash of PatientBirthDate; empty where it is absent or no date.
         frame: of a multi-frame file, from 0; None where the file is a single-frame one.
         frames: that the file holds; 0 where that is nonsense.
         slope: RescaleSlope; None where it is absent, NaN where it is nonsense. The intercept alike.
@@ -109,6 +111,7 @@ class Header:
     series_uid: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
     patient: str = field(repr=False)
+    birth_date: str = field(repr=False)
     modality: str
     series_number: int | None
     instance_number: int | None
@@ -173,7 +176,8 @@ def _header(path: Path, elements: Elements) -> Header:
         sop_uid=elements["SOPInstanceUID"],
         series_uid=elements["SeriesInstanceUID"],
         frame_of_reference=elements["FrameOfReferenceUID"],
-        patient=hashlib.sha256(_patient_key(elements).encode(errors="replace")).hexdigest(),
+        patient=_hashed(_patient_key(elements)),
+        birth_date=_birth_date(elements),
         modality=_modality(elements),
         series_number=_integer(elements["SeriesNumber"]),
         instance_number=_integer(elements["InstanceNumber"]),
@@ -264,6 +268,15 @@ def _pixel_format(elements: Elements) -> PixelFormat:
         at=at,
         length=None if length == 0xFFFFFFFF else length,
     )
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def _birth_date(elements: Elements) -> str:
+    date = elements["PatientBirthDate"]
+    return _hashed(date) if date and _is_date(date) else ""
 
 
 def _modality(elements: Elements) -> str:

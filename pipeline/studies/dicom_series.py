@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ UNKNOWN_THICKNESS_MM = 1.0
 _SMALL_IMAGE_BYTES = 2**25
 _DENSEST = 1032
 """The most that one compressed byte of a larger image may hold, so that a small file can not claim a large image."""
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _KNOWN_PHOTOMETRIC = (
     *("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR"),
     *("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
@@ -48,11 +51,17 @@ def group_series(
     """
     groups: dict[str, list[Header]] = {}
     for header in headers:
-        groups.setdefault(header.series_uid, []).append(header)
+        groups.setdefault(_series_key(header), []).append(header)
     series = [
         one for uid, group in groups.items() for one in _describe(uid, group, notices, max_voxels, names_of_source)
     ]
     return sorted(series, key=lambda one: (one.number is None, one.number or 0, one.case))
+
+
+def _series_key(header: Header) -> str:
+    """SeriesInstanceUID; where it is empty, what else images of one series have in common."""
+    others = (header.patient, header.frame_of_reference, header.modality, str(header.series_number))
+    return header.series_uid or " ".join(others)
 
 
 def _describe(
@@ -122,26 +131,27 @@ def _refused(series: Series, headers: Sequence[Header], reason: StudyError) -> S
 
 
 def _without_copies(headers: list[Header], case: str) -> tuple[list[Header], list[Notice]]:
-    """The headers with one for each SOPInstanceUID and frame, where the files of one UID are equal to the byte.
+    """The headers without those of files that are equal to the byte, and what to tell of them.
 
-    Raises:
-        StudyError: files of one SOPInstanceUID differ.
+    Different images under one SOPInstanceUID are kept: their places decide.
     """
-    kept: dict[tuple[str, int | None], Header] = {}
-    nameless = [header for header in headers if not header.sop_uid]
+    kept: dict[tuple, Header] = {}
+    digests: dict[Path, str] = {}
+    repeated = {uid for (uid, _), count in Counter((h.sop_uid, h.frame) for h in headers).items() if uid and count > 1}
     for header in headers:
-        if not header.sop_uid:
+        if header.sop_uid not in repeated:
+            kept[header.path, header.frame] = header
             continue
-        other = kept.setdefault((header.sop_uid, header.frame), header)
-        if other is not header and _digest(other) != _digest(header):
-            raise StudyError(
-                f"series {case}: two files hold different images under one SOPInstanceUID"
-                f"{_instance(header)}. Export the series again.",
-                "contradicting-copies",
-            )
-    copies = len(headers) - len(kept) - len(nameless)
-    notices = [Notice("duplicate-files", f"series {case}: {copies} images are copies of others and are left out.")]
-    return [*kept.values(), *nameless], notices if copies else []
+        digest = digests.setdefault(header.path, _digest(header))
+        kept.setdefault((header.sop_uid, header.frame, digest), header)
+    copies = len(headers) - len(kept)
+    named = len(Counter((header.sop_uid, header.frame) for header in kept.values() if header.sop_uid in repeated))
+    different = sum(header.sop_uid in repeated for header in kept.values()) - named
+    told = [
+        ("duplicate-files", copies, f"{copies} images are copies of others and are left out."),
+        ("repeated-uid", different, f"{different} images have the SOPInstanceUID of another one."),
+    ]
+    return list(kept.values()), [Notice(code, f"series {case}: {text}") for code, count, text in told if count]
 
 
 def _digest(header: Header) -> str:
@@ -200,6 +210,7 @@ def _check_same(headers: Sequence[Header], case: str) -> None:
     """Accepts images of one patient, each with a place."""
     alike = [
         ("patients", "mixed-patients", [header.patient for header in headers]),
+        ("birth dates", "mixed-patients", [header.birth_date for header in headers if header.birth_date]),
         ("frames of reference", "mixed-frames-of-reference", [header.frame_of_reference for header in headers]),
         ("modalities", "mixed-modalities", [header.modality for header in headers]),
     ]
@@ -319,9 +330,28 @@ def _remarks(planes: Sequence[Header], case: str) -> list[Notice]:
             any(plane.burned_in for plane in planes),
             "BurnedInAnnotation is YES: the pixels, and pictures of them, may show who the patient is.",
         ),
+        (
+            "signedness",
+            _contradicts_codestream(first),
+            "PixelRepresentation contradicts the compressed pixels; these are believed.",
+        ),
         ("no-uid", not first.series_uid, "SeriesInstanceUID is empty; the case name is not unique."),
     ]
     return [Notice(code, f"series {case}: {text}") for code, applies, text in remarks if applies]
+
+
+def _contradicts_codestream(header: Header) -> bool:
+    """Whether JPEG 2000 pixels say of themselves that they are signed where the header says that they are not.
+
+    Source: ISO/IEC 15444-1 A.5.1, the component sizes of the SIZ marker.
+    """
+    if header.syntax not in _JPEG_2000 or header.pixels.at is None:
+        return False
+    with header.path.open("rb") as file:
+        file.seek(header.pixels.at)
+        start = file.read(2**16)
+    at = start.find(b"\xff\x4f\xff\x51")
+    return at >= 0 and len(start) > at + 42 and bool(start[at + 42] & 0x80) != header.pixels.signed
 
 
 def _instance(header: Header) -> str:

@@ -21,6 +21,8 @@ from .slices import repeated
 
 ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE_MM = 1e-4
+NEARLY_PARALLEL = 0.96
+"""Cosine of the largest angle, 16 degrees, at which one slice is called a wrong one of others, and not a scout."""
 MOST_KEYS = 3
 """A split goes by at most as many attributes at once."""
 
@@ -68,12 +70,30 @@ def split_stacks(headers: Sequence[Header], case: str) -> list[Stack]:
             told apart.
     """
     oriented = _clusters(headers, lambda header: header.orientation, ORIENTATION_TOLERANCE)
+    _check_directions(oriented, case)
     stacks = []
     for number, group in enumerate(oriented, start=1):
         part = f"orientation {number} of {len(oriented)}" if len(oriented) > 1 else ""
         for matrix in _same_matrix(group, case):
             stacks += [_named(stack, part) for stack in _split_places(matrix, case)]
     return stacks
+
+
+def _check_directions(groups: Sequence[Sequence[Header]], case: str) -> None:
+    """Accepts orientations that are stacks of their own.
+
+    Raises:
+        GeometryError: a single slice is tilted a little against others, or turned over: one of theirs that is wrong.
+    """
+    normals = [slice_normal(np.asarray(group[0].orientation), case) for group in groups]
+    for (one, normal), (other, direction) in combinations(zip(groups, normals, strict=True), 2):
+        if min(len(one), len(other)) == 1 and abs(float(normal @ direction)) > NEARLY_PARALLEL:
+            degrees = np.degrees(np.arccos(np.clip(normal @ direction, -1, 1)))
+            raise GeometryError(
+                f"series {case}: {len(groups)} orientations among {sum(map(len, groups))} images, one slice at "
+                f"{degrees:.1f} degrees to others. Export the series again, or separate them.",
+                "mixed-orientations",
+            )
 
 
 def _named(stack: Stack, part: str) -> Stack:

@@ -127,8 +127,36 @@ def test_files_that_differ_under_one_sop_instance_uid_are_refused(tmp_path):
     files = write_mr_series(tmp_path)
     shutil.copy(files[3], tmp_path / "again")
     edit_file(tmp_path / "again", PixelData=bytes(84))
-    with pytest.raises(StudyError, match="two files hold different images under one SOPInstanceUID"):
+    with pytest.raises(StudyError, match="slices 3 and 4 lie at the same place"):
         read_one(tmp_path)
+
+
+def test_images_of_one_uid_in_places_of_their_own_are_read_and_told(tmp_path):
+    array, affine = make_volume()
+    write_mr_series(tmp_path, array, affine, edit=lambda dataset, _: setattr(dataset, "SOPInstanceUID", "1.2.3"))
+    volume = read_one(tmp_path)
+    np.testing.assert_array_equal(volume.array[0], array)
+    assert [notice.code for notice in volume.notices] == ["repeated-uid"]
+
+
+def test_series_without_uids_are_told_apart_by_number(tmp_path):
+    write_mr_series(tmp_path / "a", number=1, edit=lambda dataset, _: setattr(dataset, "SeriesInstanceUID", ""))
+    write_mr_series(tmp_path / "b", number=2, edit=lambda dataset, _: setattr(dataset, "SeriesInstanceUID", ""))
+    series = find_series(tmp_path)
+    assert [one.slices for one in series] == [8, 8]
+    assert len({one.case for one in series}) == 2
+
+
+def test_signedness_that_contradicts_the_codestream_is_told(tmp_path):
+    array, affine = make_volume((48, 40, 4))
+    for file in write_mr_series(tmp_path, array, affine):
+        dataset = pydicom.dcmread(file)
+        dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+        dataset.PixelRepresentation = 1
+        dataset.save_as(file)
+    volume = read_one(tmp_path)
+    np.testing.assert_array_equal(volume.array[0], array)
+    assert [notice.code for notice in volume.notices] == ["signedness"]
 
 
 def test_a_missing_slice_is_interpolated_between_its_neighbours_and_told(tmp_path):
@@ -170,6 +198,8 @@ def test_two_slices_at_one_place_are_refused(tmp_path):
         ({"PatientID": "OTHER"}, r"2 patients in one series \(7, 1 images\)", "mixed-patients"),
         ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference in one series", "mixed-frames-of-reference"),
         ({"Modality": "CT"}, "2 modalities in one series", "mixed-modalities"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0.99, 0.141]}, "one slice at 8.1 degrees", "mixed-orientations"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, -1, 0]}, "2 orientations among 8 images", "mixed-orientations"),
         ({"Rows": 6, "PixelData": bytes(72)}, "2 matrix sizes among 8 parallel images", "mixed-matrix-sizes"),
         ({"PixelSpacing": [1, 1]}, "2 pixel spacings among 8 parallel images", "mixed-pixel-spacings"),
         (
