@@ -2,11 +2,12 @@
 
     python benchmarks/io.py [--rounds 5] [--slices 300] [--size 512]
 
-The series is made on the spot: int16 slices, explicit little-endian, RescaleIntercept -1024. Each reader runs in a
-process of its own, started anew each round and in turn, so that a slow minute slows them all and no reader profits from
-another's memory: imports are done before the clock starts, and the files are in the page cache. Milliseconds of wall
-and of CPU time, median and range; peak resident memory above what the process held before; the ratio to pydicom and
-numpy.stack of the median CPU times. The label map is a 30 MiB uint8 volume of ellipsoids.
+The series is made on the spot: int16 slices, explicit little-endian. Each reader runs in a process of its own, started
+anew each round and in turn, so that a slow minute slows them all and no reader profits from another's memory: imports
+are done before the clock starts, and the files are in the page cache. Milliseconds of wall time, and of CPU time (in
+steps of 10) of the process and those it started, median and range; their peak resident memory above what they held
+before (of a process that started and ended meanwhile it is not known); the ratio of the median wall times. The label
+map is a 30 MiB uint8 volume of ellipsoids.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def run():
 }
 MAP_READERS = {
     "scanloom (isal)": """
+import nibabel.nifti1, nibabel.nifti2, isal.igzip
 from scanloom.pipeline.studies import find_series, read_series, nifti
 def run(): return read_series(find_series(OUT)[0])
 """,
@@ -94,20 +96,26 @@ def run(): return np.asarray(nib.load(OUT).dataobj)
 }
 
 CHILD = """
-import sys, json, time, resource, gc, numpy as np
+import sys, json, time, resource, gc, os, numpy as np, psutil
 PATH, FEW, OUT, MAP_FILE = sys.argv[1:]
 MAP = np.load(MAP_FILE)
 {code}
-def status(name):
-    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(name + ":"))
+me = psutil.Process()
+def status(name, pid="self"):
+    lines = open(f"/proc/{{pid}}/status")
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
 def cpu():
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    running = [process.cpu_times() for process in [me, *me.children()]]
+    return ended.ru_utime + ended.ru_stime + sum(times.user + times.system for times in running)
 gc.collect()
-open("/proc/self/clear_refs", "w").write("5")
-before, wall, used = status("VmRSS"), time.perf_counter(), cpu()
+pids = [str(process.pid) for process in [me, *me.children()]]
+for pid in pids:
+    open(f"/proc/{{pid}}/clear_refs", "w").write("5")
+before, wall, used = sum(status("VmRSS", pid) for pid in pids), time.perf_counter(), cpu()
 result = run()
-print(json.dumps([1e3 * (time.perf_counter() - wall), 1e3 * (cpu() - used), status("VmHWM") - before]))
+wall, used = 1e3 * (time.perf_counter() - wall), 1e3 * (cpu() - used)
+print(json.dumps([wall, used, sum(status("VmHWM", pid) for pid in pids) - before]))
 """
 
 
@@ -136,11 +144,11 @@ def compare(cases: dict[str, str], places: list[str], rounds: int) -> dict[str, 
 
 
 def show(title: str, found: dict[str, list[list[float]]], baseline: str) -> None:
-    print(f"\n{title}\n\n| | wall ms | CPU ms | peak MiB | CPU over {baseline} |\n|---|---|---|---|---|")
-    reference = statistics.median(row[1] for row in found[baseline])
+    print(f"\n{title}\n\n| | wall ms | CPU ms | peak MiB | wall over {baseline} |\n|---|---|---|---|---|")
+    reference = statistics.median(row[0] for row in found[baseline])
     for name, rows in found.items():
         wall, cpu, peak = ([row[column] for row in rows] for column in range(3))
-        ratio = statistics.median(cpu) / reference
+        ratio = statistics.median(wall) / reference
         print(f"| {name} | {spread(wall)} | {spread(cpu)} | {statistics.median(peak):.0f} | {ratio:.2f} |")
 
 
