@@ -10,7 +10,8 @@ in a process of its own. What it did is one of
     none     it wrote nothing
     wrong    it wrote something else: a volume at a wrong place or with wrong values, or one where there is none
 
-Only DICOM studies are read, and of these only such as have a known volume, or none. scanloom's own row comes from `check.py`.
+Only DICOM studies are read, and of these only such as have a known volume, or none. scanloom's own row comes from
+`check.py`.
 """
 
 from __future__ import annotations

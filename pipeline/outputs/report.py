@@ -18,7 +18,7 @@ from ..bundle import Bundle
 from ..volume import Notice, Volume
 from .measure import LabelMeasurement
 
-PACKAGES = ("scanloom", "torch", "monai", "numpy", "nibabel", "pydicom", "highdicom", "itk")
+PACKAGES = ("scanloom", "torch", "monai", "numpy", "nibabel", "pydicom", "highdicom")
 """The packages whose versions a report holds."""
 
 
