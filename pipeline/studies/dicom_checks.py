@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,8 +92,9 @@ def check_same(headers: Sequence[Header], case: str) -> None:
     """
     alike = [
         ("patients", "mixed-patients", [header.patient for header in headers]),
-        ("birth dates", "mixed-patients", [header.birth_date for header in headers if header.birth_date]),
-        ("frames of reference", "mixed-frames-of-reference", [header.frame_of_reference for header in headers]),
+        ("birth dates", "mixed-patients", _told(header.birth_date for header in headers)),
+        ("studies", "mixed-studies", _told(header.study_uid for header in headers)),
+        ("frames of reference", "mixed-frames-of-reference", _told(header.frame_of_reference for header in headers)),
         ("modalities", "mixed-modalities", [header.modality for header in headers]),
     ]
     for what, code, values in alike:
@@ -113,6 +114,11 @@ def check_same(headers: Sequence[Header], case: str) -> None:
                     "Export the series again; a place in the patient is never guessed.",
                     "no-geometry",
                 )
+
+
+def _told(values: Iterable[str]) -> list[str]:
+    """Those that are not empty: what an image does not say contradicts no other."""
+    return [value for value in values if value]
 
 
 def _places(header: Header) -> dict[str, np.ndarray | None]:
@@ -157,6 +163,12 @@ def _check_length(plane: Header, case: str) -> None:
                 f"series {case}: an image{which_image(plane)} has no PixelData. Export the series again.", "truncated"
             )
         present = min(pixels.length, plane.path.stat().st_size - pixels.at)
+        if present >= 2 * needed:
+            raise StudyError(
+                f"series {case}: an image{which_image(plane)} holds {present:,} bytes of pixels, its header claims "
+                f"{needed:,}: more images than it says. Export the series again.",
+                "bad-pixels",
+            )
         if present < needed:
             raise StudyError(
                 f"series {case}: an image{which_image(plane)} holds {present:,} bytes of pixels, its header claims "
@@ -192,6 +204,11 @@ def remarks(planes: Sequence[Header], case: str) -> list[Notice]:
             "burned-in-annotation",
             any(plane.burned_in for plane in planes),
             "BurnedInAnnotation is YES: the pixels, and pictures of them, may show who the patient is.",
+        ),
+        (
+            "no-frame-of-reference",
+            len({bool(plane.frame_of_reference) for plane in planes}) > 1,
+            "some images name no frame of reference; they are taken to share that of the others.",
         ),
         (
             "signedness",

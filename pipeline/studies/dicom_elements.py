@@ -78,6 +78,7 @@ TAGS: Mapping[str, int] = {
     "TriggerTime": 0x00181060,
     "DiffusionBValue": 0x00189087,
     "MosaicImages": 0x0019100A,
+    "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
     "SeriesNumber": 0x00200011,
     "AcquisitionNumber": 0x00200012,

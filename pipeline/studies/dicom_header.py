@@ -108,6 +108,7 @@ class Header:
     path: Path = field(repr=False)
     sop_class: str
     sop_uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
     series_uid: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
     patient: str = field(repr=False)
@@ -174,6 +175,7 @@ def _header(path: Path, elements: Elements) -> Header:
         path=path,
         sop_class=elements["SOPClassUID"],
         sop_uid=elements["SOPInstanceUID"],
+        study_uid=elements["StudyInstanceUID"],
         series_uid=elements["SeriesInstanceUID"],
         frame_of_reference=elements["FrameOfReferenceUID"],
         patient=_hashed(_patient_key(elements)),

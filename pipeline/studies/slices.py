@@ -19,6 +19,8 @@ GAP = 1.5
 """A step of more than this many usual steps counts as missing slices, less as uneven spacing."""
 FINEST = 4
 """An uneven stack becomes at most this many times as many slices."""
+MOST = 64
+"""A stack whose gaps would make it more than this many times as many slices is refused."""
 SHOWN = 4
 """Gaps that a message names."""
 
@@ -55,7 +57,7 @@ def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: n
         positions: (N, 3), ImagePositionPatient (0020,0032) in LPS mm, N at least 2, ascending along `slice_normal`.
         name: the case, for messages.
     Raises:
-        GeometryError: slices share a place, or do not lie on one line.
+        GeometryError: slices share a place, do not lie on one line, or leave out more than can be interpolated.
     Source: DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
     """
     normal = slice_normal(orientation, name)
@@ -68,6 +70,7 @@ def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: n
         size, z, notices = len(positions), tuple(float(index) for index in range(len(positions))), ()
     else:
         size, z = _regular(distances, steps, usual)
+        _check_filled(size, steps, usual, name)
         notices = _uneven(steps, usual, size, z, name)
     step = (positions[-1] - positions[0]) / (size - 1)
     affine = plane_affine(orientation, pixel_spacing, positions[0], step)
@@ -130,6 +133,16 @@ def _regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> tuple[in
         intervals = min(finest, max(1, int(np.ceil(extent / float(np.min(steps)) - POSITION_TOLERANCE))))
         z = _places(distances, intervals)
     return intervals + 1, tuple(float(place) for place in z)
+
+
+def _check_filled(size: int, steps: np.ndarray, usual: float, name: str) -> None:
+    if size > MOST * (len(steps) + 1):
+        worst = int(np.argmax(steps))
+        raise GeometryError(
+            f"series {name}: gap of {steps[worst]:.2f} mm after slice {worst} of {len(steps) + 1}, expected "
+            f"{usual:.2f} mm: too much to interpolate. Separate the slices, or export the series again.",
+            "missing-slice",
+        )
 
 
 def _places(distances: np.ndarray, intervals: int) -> np.ndarray:

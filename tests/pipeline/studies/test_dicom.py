@@ -196,6 +196,7 @@ def test_two_slices_at_one_place_are_refused(tmp_path):
     ("change", "message", "code"),
     [
         ({"PatientID": "OTHER"}, r"2 patients in one series \(7, 1 images\)", "mixed-patients"),
+        ({"StudyInstanceUID": "1.2.3"}, "2 studies in one series", "mixed-studies"),
         ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference in one series", "mixed-frames-of-reference"),
         ({"Modality": "CT"}, "2 modalities in one series", "mixed-modalities"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.99, 0.141]}, "one slice at 8.1 degrees", "mixed-orientations"),
@@ -241,6 +242,7 @@ def test_a_matrix_that_can_not_fit_is_refused_before_it_is_allocated(tmp_path):
         ({"RescaleSlope": "0", "RescaleIntercept": "0"}, "RescaleSlope is unusable .*InstanceNumber 3", "bad-rescale"),
         ({"BitsAllocated": 12}, "BitsAllocated 12, BitsStored 16 and HighBit 15 contradict", "bad-pixels"),
         ({"HighBit": 3}, "BitsStored 16 and HighBit 3 contradict", "bad-pixels"),
+        ({"PixelData": bytes(168)}, "168 bytes of pixels, its header claims 84: more images", "bad-pixels"),
         ({"ModalityLUTSequence": []}, "a ModalityLUTSequence maps the pixels", "modality-lut"),
     ],
 )
@@ -316,6 +318,20 @@ def test_pydicom_s_messages_about_values_stay_unsaid(tmp_path, caplog):
         file.write_bytes(content.replace(b"PN\x12\0ANONYMOUS^EXAMPLE ", b"PN\x12\0PHICANARY\\\x1b$B\xff\xfe\xfd  "))
     read_one(tmp_path)
     assert "PHICANARY" not in caplog.text
+
+
+def test_an_image_without_frame_of_reference_is_told(tmp_path):
+    edit_file(write_mr_series(tmp_path)[2], FrameOfReferenceUID="")
+    assert [notice.code for notice in read_one(tmp_path).notices] == ["no-frame-of-reference"]
+
+
+def test_two_birth_dates_are_two_patients(tmp_path):
+    files = write_mr_series(tmp_path, edit=lambda dataset, _: setattr(dataset, "PatientBirthDate", "19500101"))
+    edit_file(files[0], PatientBirthDate="")
+    assert read_one(tmp_path).notices == ()
+    edit_file(files[1], PatientBirthDate="19600101")
+    with pytest.raises(GeometryError, match=r"2 birth dates in one series \(6, 1 images\)"):
+        read_one(tmp_path)
 
 
 def test_nonsense_outside_the_geometry_does_not_stop_the_reading(tmp_path):

@@ -102,6 +102,12 @@ def test_a_stack_without_a_usual_step_takes_the_shortest_so_far_as_the_limit_all
     assert grid([0.0, 0.1, 5, 12, 30]).size == FINEST * 4 + 1
 
 
+def test_a_gap_that_would_be_nearly_all_of_the_volume_is_refused():
+    assert grid([0.0, 1, 2, 200]).size == 201
+    with pytest.raises(GeometryError, match=r"gap of 998\.00 mm after slice 2 of 4.*too much to interpolate"):
+        grid([0.0, 1, 2, 1000])
+
+
 def test_slices_at_one_place_are_refused():
     with pytest.raises(GeometryError, match=r"slices 1 and 2 lie at the same place \(2\.00 mm") as caught:
         grid([0.0, 2, 2, 4])
