@@ -1,9 +1,10 @@
-"""From labels on the source grid to files: NIfTI, DICOM SEG, measurements, preview and report.
+"""From labels on the source grid to files: NIfTI, DICOM SEG, SR and RTSTRUCT, measurements, preview and report.
 
-`write_dicom_seg` and `write_preview` are imported when they are first asked for, because highdicom and matplotlib
-are slow to import.
+The writers of DICOM and `write_preview` are imported when they are first asked for, because highdicom, scikit-image and
+matplotlib are slow to import.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .case import FORMATS, check_formats, choose_formats, write_case
@@ -16,7 +17,9 @@ from .vouching import whole_report
 
 if TYPE_CHECKING:
     from .dicom_seg import write_dicom_seg
+    from .dicom_sr import write_dicom_sr
     from .preview import write_preview
+    from .rtstruct import write_rtstruct
 
 __all__ = [
     "FORMATS",
@@ -32,23 +35,28 @@ __all__ = [
     "whole_report",
     "write_case",
     "write_dicom_seg",
+    "write_dicom_sr",
     "write_index",
     "write_labels",
     "write_measurements",
     "write_preview",
     "write_report",
+    "write_rtstruct",
     "write_summary",
 ]
 
 
+_LAZY = {
+    "write_dicom_seg": "dicom_seg",
+    "write_dicom_sr": "dicom_sr",
+    "write_preview": "preview",
+    "write_rtstruct": "rtstruct",
+}
+"""Name -> the module that holds it."""
+
+
 def __getattr__(name: str) -> Any:
     """Import the heavy writers on first use (PEP 562)."""
-    if name == "write_dicom_seg":
-        from .dicom_seg import write_dicom_seg
-
-        return write_dicom_seg
-    if name == "write_preview":
-        from .preview import write_preview
-
-        return write_preview
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataset import Dataset
@@ -37,6 +38,9 @@ OPTIONAL = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
+)
+"""Of patient and study, copied where there is something valid to copy."""
+OF_THE_IMAGES = (
     "Manufacturer",
     "ManufacturerModelName",
     "InstitutionName",
@@ -46,7 +50,7 @@ OPTIONAL = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
-"""Copied where there is something valid to copy; the equipment's only to say what acquired the images."""
+"""What acquired the images and what was lost in them, for an object that is itself an image."""
 DEIDENTIFICATION = ("PatientIdentityRemoved", "DeidentificationMethod")
 """Copied both or neither: the first without the second is not allowed."""
 
@@ -61,26 +65,35 @@ _CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
 _AGE = re.compile(r"[0-9]{3}[DWMY]")
 
 
-def copied_attributes(source: Dataset) -> Dataset:
-    """A new dataset with the source's patient, study and equipment, in UTF-8; those of REQUIRED are always there.
+def patient_and_study(source: Dataset) -> Dataset:
+    """A new dataset with the source's patient and study, in UTF-8; those of REQUIRED are always there.
 
     Args:
         source: the header of one instance.
     """
-    copied = Dataset()
+    copied = _copied(source, OPTIONAL)
     copied.SpecificCharacterSet = CHARACTER_SET
     for keyword in REQUIRED:
         setattr(copied, keyword, valid_text(source, keyword))
-    for keyword in OPTIONAL:
+    if copied.PatientSex not in SEXES:
+        copied.PatientSex = ""
+    removed = _copied(source, DEIDENTIFICATION)
+    if len(removed) == len(DEIDENTIFICATION):
+        copied.update(removed)
+    return copied
+
+
+def of_the_images(source: Dataset) -> Dataset:
+    """A new dataset with the source's equipment and lossy compression, as far as it tells them."""
+    return _copied(source, OF_THE_IMAGES)
+
+
+def _copied(source: Dataset, keywords: Sequence[str]) -> Dataset:
+    copied = Dataset()
+    for keyword in keywords:
         text = valid_text(source, keyword)
         if text:
             setattr(copied, keyword, text.split("\\"))
-    removed = [valid_text(source, keyword) for keyword in DEIDENTIFICATION]
-    if all(removed):
-        for keyword, text in zip(DEIDENTIFICATION, removed, strict=True):
-            setattr(copied, keyword, text)
-    if copied.PatientSex not in SEXES:
-        copied.PatientSex = ""
     return copied
 
 

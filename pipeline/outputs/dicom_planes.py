@@ -39,7 +39,8 @@ class DicomSource:
         case: the volume's name, for messages.
         planes: at least one.
         frames: SOPInstanceUID -> frames that the instance holds, for the multi-frame ones.
-        attributes: patient, study and equipment; see `copied_attributes`.
+        patient_and_study: what every object copies; see `dicom_attributes`.
+        of_the_images: what an image copies besides.
         study_uid: StudyInstanceUID (0020,000D).
         series_uid: SeriesInstanceUID (0020,000E).
         series_number: SeriesNumber (0020,0011); 0 where there is none above 0.
@@ -54,7 +55,8 @@ class DicomSource:
     case: str
     planes: tuple[SourcePlane, ...]
     frames: dict[str, int]
-    attributes: Dataset
+    patient_and_study: Dataset
+    of_the_images: Dataset
     study_uid: str
     series_uid: str
     series_number: int
@@ -101,6 +103,15 @@ class DicomSource:
         """PixelSpacing (0028,0030): from row to row, from column to column; mm."""
         column, row = (float(length) for length in np.linalg.norm(self.axes, axis=0))
         return [row, column]
+
+
+@dataclass(frozen=True)
+class WrittenSegmentation:
+    """What another object needs to refer to a segmentation."""
+
+    sop_class: str
+    sop_uid: str
+    series_uid: str
 
 
 def uid_of(*words: str) -> str:

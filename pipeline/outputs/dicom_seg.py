@@ -7,7 +7,6 @@ the true instances and frames. Source: DICOM PS3.3 A.51, C.8.20, C.7.6.16.2.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ..errors import StudyError
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
-from .dicom_planes import DicomSource
+from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING, describe_segments
@@ -31,15 +30,6 @@ SERIES_NUMBER_OFFSET = 1000
 """Added to the source's SeriesNumber (0020,0011), so that the two do not collide."""
 ALL_FRAMES_LIMIT_BYTES = 256 * 2**20
 """Pixel data up to this size keeps its empty frames."""
-
-
-@dataclass(frozen=True)
-class WrittenSegmentation:
-    """What another object needs to refer to a segmentation."""
-
-    sop_class: str
-    sop_uid: str
-    series_uid: str
 
 
 def write_dicom_seg(
@@ -134,7 +124,8 @@ def _stand_ins(source: DicomSource) -> list[Dataset]:
     stand_ins = []
     for number, plane in enumerate(source.planes, start=1):
         image = Dataset()
-        image.update(source.attributes)
+        image.update(source.patient_and_study)
+        image.update(source.of_the_images)
         image.StudyInstanceUID, image.SeriesInstanceUID = source.study_uid, source.series_uid
         image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, f"2.25.{number}"
         image.FrameOfReferenceUID = source.frame_of_reference

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from ..errors import StudyError, UsageError
 from ..volume import SourceSlice, Volume
-from .dicom_attributes import copied_attributes, raw_text
+from .dicom_attributes import of_the_images, patient_and_study, raw_text
 from .dicom_planes import DicomSource, SourcePlane, uid_of
 from .dicom_quiet import quiet_dicom
 
@@ -66,7 +66,7 @@ def read_source(volume: Volume) -> DicomSource:
             lie where the volume has it.
     """
     with quiet_dicom():
-        read = lru_cache(maxsize=2)(lambda file: _read_header(file, volume))
+        read = lru_cache(maxsize=8)(lambda file: _read_header(file, volume))
         first = read(volume.sources[0].file)
         planes, frames = [], {}
         for place in volume.sources:
@@ -81,12 +81,12 @@ def read_source(volume: Volume) -> DicomSource:
         step = abs(float(z @ np.cross(x, y))) / float(np.linalg.norm(np.cross(x, y)))
         columns, rows, _ = volume.spatial_shape
         series_uid = raw_text(first, "SeriesInstanceUID")
-        attributes = copied_attributes(first)
         return DicomSource(
             case=volume.case,
             planes=tuple(planes),
             frames=frames,
-            attributes=attributes,
+            patient_and_study=patient_and_study(first),
+            of_the_images=of_the_images(first),
             study_uid=raw_text(first, "StudyInstanceUID"),
             series_uid=series_uid,
             series_number=_whole_number(first, "SeriesNumber"),

