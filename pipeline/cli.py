@@ -60,6 +60,10 @@ app = typer.Typer(
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="nifti, dicom-seg, dicom-seg-labelmap, dicom-sr, rtstruct; may be repeated."),
+]
 NamesOption = Annotated[
     Literal["hashed", "source"], typer.Option(help="source calls DICOM cases after their folders, which may tell who.")
 ]
@@ -73,7 +77,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Option("--input", "-i", help="A scan's file or folder; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case.")],
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
-    formats: Annotated[list[str] | None, typer.Option("--format", help="nifti, dicom-seg; may be repeated.")] = None,
+    formats: FormatsOption = None,
     device: DevicesOption = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],

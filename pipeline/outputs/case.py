@@ -10,16 +10,18 @@ from time import perf_counter
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import PipelineError, UsageError
-from ..volume import Volume
+from ..errors import PipelineError, StudyError, UsageError
+from ..volume import Notice, Volume
 from .labels import write_labels
 from .measure import measure, write_measurements
 from .report import RunFacts, build_report, write_report
 from .viewer import write_view
 from .vouching import file_facts
 
-FORMATS = ("nifti", "dicom-seg")
-"""How a label map can be written."""
+FORMATS = ("nifti", "dicom-seg", "dicom-seg-labelmap", "dicom-sr", "rtstruct")
+"""How a label map, or what was measured on it, can be written."""
+DEFAULT_FORMATS = ("nifti", "dicom-seg")
+"""What is written of a DICOM series unless something else is asked for; of other inputs the first."""
 
 
 def check_formats(requested: Sequence[str]) -> None:
@@ -36,20 +38,25 @@ def check_formats(requested: Sequence[str]) -> None:
 def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
     """The formats to write: those requested, else NIfTI, and DICOM SEG where the input is DICOM.
 
-    Call it before the network runs, so that a request that can not be met costs nothing.
+    A structured report refers to a segmentation, so "dicom-sr" brings "dicom-seg" along where neither kind of it is
+    requested. Call it before the network runs, so that a request that can not be met costs nothing.
 
     Raises:
-        UsageError: an unknown format, or DICOM SEG for an input that is not DICOM.
+        UsageError: an unknown format, or a DICOM object for an input that is not DICOM.
     """
     if not requested:
-        return FORMATS if volume.sources else ("nifti",)
+        return DEFAULT_FORMATS if volume.sources else DEFAULT_FORMATS[:1]
     check_formats(requested)
-    if "dicom-seg" in requested and not volume.sources:
+    wanted = {*requested}
+    if "dicom-sr" in wanted and not wanted & {"dicom-seg", "dicom-seg-labelmap"}:
+        wanted.add("dicom-seg")
+    of_dicom = [name for name in FORMATS if name in requested and name != "nifti"]
+    if of_dicom and not volume.sources:
         raise UsageError(
-            f"case {volume.case}: a DICOM SEG refers to DICOM instances and this input has none. "
-            "Leave out --format dicom-seg, or give the DICOM series as input."
+            f"case {volume.case}: {of_dicom[0]} refers to DICOM instances and this input has none. "
+            f"Leave out --format {of_dicom[0]}, or give the DICOM series as input."
         )
-    return tuple(name for name in FORMATS if name in requested)
+    return tuple(name for name in FORMATS if name in wanted)
 
 
 def write_case(
@@ -64,7 +71,9 @@ def write_case(
     """Write every output of a case into the folder and return name -> path.
 
     An old report.json goes first and the new one comes last: where there is one, everything it lists was written by
-    the same run. An error leaves the files that were finished before it.
+    the same run. An error leaves the files that were finished before it. A source that allows no DICOM object (it has
+    no UIDs to refer to, say) costs that object alone: the report warns of it, and where the object was asked for by
+    name the error is raised once everything else is written.
 
     Args:
         folder: OUT/<case>; made if there is none.
@@ -75,7 +84,8 @@ def write_case(
         formats: as choose_formats takes them.
         pages: write view.html too, which shows image and labels in a browser.
     Raises:
-        UsageError, StudyError: a format that this input does not allow.
+        UsageError: a format that this input does not allow.
+        StudyError: a DICOM object that was asked for can not be written on this source; all else is there.
         BundleError: labels hold a value that the bundle does not name.
         PipelineError: labels are not on the volume's grid, or a file can not be written.
     """
@@ -94,25 +104,34 @@ def write_case(
 
     written["preview"] = folder / "preview.png"
     write_preview(written["preview"], labels, volume, bundle, measurements)
-    if "dicom-seg" in chosen:
-        from .dicom_seg import write_dicom_seg
+    refusals: dict[str, StudyError] = {}
+    if {*chosen} - {"nifti"}:
+        from .dicom_objects import write_dicom_objects
 
-        written["segmentation"] = folder / "segmentation.dcm"
-        write_dicom_seg(written["segmentation"], labels, volume, bundle)
-
+        objects, refusals = write_dicom_objects(folder, chosen, labels, measurements, volume, bundle)
+        written |= objects
     if pages:
         names = [path.name for path in written.values()]
         written |= write_view(folder, labels, volume, bundle, measurements, names)
 
-    timed = replace(facts, seconds={**facts.seconds, "outputs": perf_counter() - start})
+    timed = replace(
+        facts,
+        seconds={**facts.seconds, "outputs": perf_counter() - start},
+        notices=(*facts.notices, *dict.fromkeys(Notice(error.code, str(error)) for error in refusals.values())),
+    )
     names = [path.name for path in written.values()]
     report = build_report(volume, bundle, measurements, timed, names)
     vouched = {
-        "formats": {"written": list(chosen), "usual": list(choose_formats(None, volume))},
+        "formats": {
+            "written": [name for name in chosen if name not in refusals],
+            "usual": [name for name in choose_formats(None, volume) if name not in refusals],
+        },
         "files": file_facts(written.values()),
     }
     written["report"] = folder / "report.json"
     write_report(written["report"], report | vouched)
+    if refusals and formats:
+        raise next(iter(refusals.values()))
     return written
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 import pytest
 import scanloom.pipeline.outputs
-from scanloom.pipeline.errors import PipelineError, UsageError
-from scanloom.pipeline.outputs import RunFacts, choose_formats, write_case
+from scanloom.pipeline.errors import PipelineError, StudyError, UsageError
+from scanloom.pipeline.outputs import FORMATS, RunFacts, choose_formats, whole_report, write_case
 from scanloom.pipeline.outputs import case as case_module
 from scanloom.pipeline.studies import find_series, read_series
 from scanloom.pipeline.volume import SourceSlice
@@ -52,20 +52,78 @@ def test_only_the_formats_asked_for_are_written(tmp_path, make_volume, make_labe
     assert "labels.nii.gz" not in names(tmp_path / "out")
 
 
+def test_all_dicom_objects_are_written_where_asked_for_and_refer_to_one_another(
+    tmp_path, make_volume, make_labels, write_dicom_volume, bundle
+):
+    volume = write_dicom_volume(make_volume(affine=AXIAL))
+    written = write_case(tmp_path / "out", make_labels(), volume, bundle, FACTS, FORMATS)
+    files = ["segmentation.dcm", "labelmap.dcm", "measurements.dcm", "rtstruct.dcm"]
+    assert [path.name for path in written.values() if path.suffix == ".dcm"] == files
+    modalities = [pydicom.dcmread(tmp_path / "out" / name).Modality for name in files]
+    assert modalities == ["SEG", "SEG", "SR", "RTSTRUCT"]
+    evidence = pydicom.dcmread(written["measurements"]).CurrentRequestedProcedureEvidenceSequence[0]
+    uids = {
+        str(item.ReferencedSOPInstanceUID)
+        for row in evidence.ReferencedSeriesSequence
+        for item in row.ReferencedSOPSequence
+    }
+    assert pydicom.dcmread(written["segmentation"]).SOPInstanceUID in uids
+
+
+@pytest.fixture
+def nameless_volume(make_volume, write_dicom_volume):
+    """A series whose instances have no UIDs to refer to."""
+    volume = write_dicom_volume(make_volume(affine=AXIAL))
+    for source in volume.sources:
+        dataset = pydicom.dcmread(source.file)
+        dataset.SOPInstanceUID = ""
+        dataset.save_as(source.file)
+    return volume
+
+
+def test_a_source_that_allows_no_dicom_object_costs_that_object_alone(tmp_path, nameless_volume, make_labels, bundle):
+    (tmp_path / "segmentation.dcm").write_bytes(b"of an earlier run")
+    written = write_case(tmp_path, make_labels(), nameless_volume, bundle, FACTS)
+    report = json.loads(written["report"].read_text())
+    assert [warning["code"] for warning in report["warnings"]] == ["seg-source"]
+    assert "SOPInstanceUID of a source instance is empty" in report["warnings"][0]["message"]
+    assert "segmentation.dcm" not in names(tmp_path)
+    assert {"labels.nii.gz", "measurements.csv", "preview.png"} <= {*report["outputs"]}
+    assert report["formats"] == {"written": ["nifti"], "usual": ["nifti"]}
+    assert whole_report(tmp_path, bundle.weights_sha256)
+
+
+def test_a_refused_object_that_was_asked_for_is_an_error_once_all_else_is_written(
+    tmp_path, nameless_volume, make_labels, bundle
+):
+    asked = ["nifti", "dicom-sr", "rtstruct"]
+    with pytest.raises(StudyError, match="no DICOM object can be written on its source") as caught:
+        write_case(tmp_path, make_labels(), nameless_volume, bundle, FACTS, asked)
+    assert (caught.value.code, caught.value.exit_status) == ("seg-source", 3)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["warnings"]) == 1
+    assert "labels.nii.gz" in report["outputs"]
+    assert not [name for name in names(tmp_path) if name.endswith(".dcm")]
+    assert whole_report(tmp_path, bundle.weights_sha256, asked) is None
+
+
 def test_formats_follow_the_request_and_the_input(make_volume, tmp_path):
     image, series = make_volume(), make_volume(sources=(SourceSlice(tmp_path / "1", None, 0),))
     assert choose_formats(None, image) == ("nifti",)
     assert choose_formats((), series) == ("nifti", "dicom-seg")
     assert choose_formats(["dicom-seg", "nifti", "nifti"], series) == ("nifti", "dicom-seg")
+    assert choose_formats(["dicom-sr"], series) == ("dicom-seg", "dicom-sr")
+    assert choose_formats(["dicom-sr", "dicom-seg-labelmap"], series) == ("dicom-seg-labelmap", "dicom-sr")
+    assert choose_formats(["rtstruct"], series) == ("rtstruct",)
 
 
 def test_formats_that_can_not_be_are_refused(make_volume):
     with pytest.raises(UsageError, match=r"format 'nrrd' is not known. Use --format nifti or --format dicom-seg"):
         choose_formats(["nrrd"], make_volume())
-    with pytest.raises(
-        UsageError, match=r"case_1: a DICOM SEG refers to DICOM instances.* Leave out --format dicom-seg"
-    ):
+    with pytest.raises(UsageError, match=r"case_1: dicom-seg refers to DICOM instances.* Leave out --format dicom-seg"):
         choose_formats(["dicom-seg"], make_volume())
+    with pytest.raises(UsageError, match=r"dicom-sr refers to DICOM instances.* Leave out --format dicom-sr"):
+        choose_formats(["nifti", "dicom-sr"], make_volume())
 
 
 def test_a_report_vouches_for_files_of_one_run_only(tmp_path, make_volume, make_labels, bundle, monkeypatch):
