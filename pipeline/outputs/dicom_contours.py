@@ -9,7 +9,7 @@ by all alike. Source: DICOM PS3.3 C.8.8.6.3.
 from __future__ import annotations
 
 import numpy as np
-from skimage.measure import find_contours, label
+from skimage.measure import find_contours, label, regionprops
 
 
 def keyhole_contours(mask: np.ndarray) -> list[np.ndarray]:
@@ -21,8 +21,8 @@ def keyhole_contours(mask: np.ndarray) -> list[np.ndarray]:
         Polygons, each (N, 2) of row and column in voxels, 0 the centre of the first voxel; not closed by a repeated
         first point. Corners only.
     """
-    parts = label(np.pad(mask, 1), connectivity=1)
-    return [_keyhole(parts == part) - 1.0 for part in range(1, int(parts.max(initial=0)) + 1)]
+    parts = regionprops(label(mask, connectivity=1))
+    return [_keyhole(np.pad(part.image, 1)) + part.bbox[:2] - 1.0 for part in parts]
 
 
 def _keyhole(part: np.ndarray) -> np.ndarray:

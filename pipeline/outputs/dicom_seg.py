@@ -15,12 +15,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 
-from ..atomic import atomic
 from ..bundle import Bundle
 from ..errors import StudyError
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
+from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
@@ -61,8 +61,7 @@ def write_dicom_seg(
     with quiet_dicom():
         segmentation = _build(source, _segment_frames(labels, source, bundle), bundle, labelmap)
         _refer(segmentation, source)
-        with atomic(path) as temporary:
-            segmentation.save_as(temporary, enforce_file_format=True)
+        write_dicom(path, segmentation)
     return WrittenSegmentation(
         str(segmentation.SOPClassUID), str(segmentation.SOPInstanceUID), str(segmentation.SeriesInstanceUID)
     )

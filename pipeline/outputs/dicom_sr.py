@@ -15,11 +15,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from ..atomic import atomic
 from ..bundle import Bundle, LabelClass
 from ..errors import StudyError
 from ..volume import Volume
 from .dicom_attributes import CHARACTER_SET
+from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, WrittenSegmentation, uid_of
 from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
@@ -74,8 +74,7 @@ def write_dicom_sr(
                 "Leave out --format dicom-sr; measurements.json holds the same numbers.",
                 code="seg-source",
             ) from None
-        with atomic(path) as temporary:
-            report.save_as(temporary, enforce_file_format=True)
+        write_dicom(path, report)
 
 
 def _build(

@@ -15,12 +15,12 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from ..atomic import atomic
 from ..bundle import Bundle, Code, LabelClass
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_contours import keyhole_contours
+from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, SourcePlane
 from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
@@ -57,10 +57,9 @@ def write_rtstruct(path: Path, labels: np.ndarray, volume: Volume, bundle: Bundl
         structures.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
         numbered = list(enumerate(bundle.labels, start=1))
         structures.StructureSetROISequence = [_region(number, label, source, bundle) for number, label in numbered]
-        structures.ROIContourSequence = [_contours(number, label, labels, source) for number, label in numbered]
+        structures.ROIContourSequence = _contours(labels, source, bundle)
         structures.RTROIObservationsSequence = [_observation(number, label) for number, label in numbered]
-        with atomic(path) as temporary:
-            structures.save_as(temporary, enforce_file_format=True)
+        write_dicom(path, structures)
 
 
 def _head(source: DicomSource, bundle: Bundle) -> Dataset:
@@ -113,18 +112,24 @@ def _region(number: int, label: LabelClass, source: DicomSource, bundle: Bundle)
     return region
 
 
-def _contours(number: int, label: LabelClass, labels: np.ndarray, source: DicomSource) -> Dataset:
-    contours = Dataset()
-    contours.ROIDisplayColor = list(label.color)
-    contours.ReferencedROINumber = number
-    items = [
-        _contour(polygon, plane, source)
-        for plane in source.planes
-        for polygon in keyhole_contours(label.value == labels[:, :, plane.index].T)
-    ]
-    if items:
-        contours.ContourSequence = items
-    return contours
+def _contours(labels: np.ndarray, source: DicomSource, bundle: Bundle) -> list[Dataset]:
+    """ROIContourSequence (3006,0039); without contours where a label is absent."""
+    found: dict[int, list[Dataset]] = {label.value: [] for label in bundle.labels}
+    for plane in source.planes:
+        section = np.ascontiguousarray(labels[:, :, plane.index].T)
+        for value in map(int, np.unique(section)):
+            if value:
+                polygons = keyhole_contours(np.equal(section, value))
+                found[value] += [_contour(polygon, plane, source) for polygon in polygons]
+    items = []
+    for number, label in enumerate(bundle.labels, start=1):
+        item = Dataset()
+        item.ROIDisplayColor = list(label.color)
+        item.ReferencedROINumber = number
+        if found[label.value]:
+            item.ContourSequence = found[label.value]
+        items.append(item)
+    return items
 
 
 def _contour(polygon: np.ndarray, plane: SourcePlane, source: DicomSource) -> Dataset:
