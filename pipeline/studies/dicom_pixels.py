@@ -43,11 +43,12 @@ def _plain_planes(planes: Sequence[Header], where: str) -> Iterator[np.ndarray]:
     form, shape = planes[0].pixels, (planes[0].rows, planes[0].columns)
     assert form.at is not None
     plane = np.empty(shape, np.dtype(f"<{'i' if form.signed else 'u'}{form.allocated // 8}"))
+    content = plane.data.cast("B")
     try:
         with planes[0].path.open("rb", buffering=0) as file:
             for header in planes:
                 file.seek(form.at + (header.frame or 0) * plane.nbytes)
-                if file.readinto(plane.reshape(-1).view(np.uint8)) != plane.nbytes:
+                if file.readinto(content) != plane.nbytes:
                     raise _cut_short(where)
                 yield without_unused_bits(plane, form.stored, form.high)
     except OSError as error:

@@ -67,14 +67,15 @@ def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: n
     _check_apart(distances, steps, usual, name)
     _check_line(positions, distances, usual, float(min(pixel_spacing)), name)
     if _is_regular(distances, steps, usual):
-        size, z, notices = len(positions), tuple(float(index) for index in range(len(positions))), ()
+        size, z = len(positions), tuple(float(index) for index in range(len(positions)))
+        told: tuple[Notice, ...] = ()
     else:
         size, z = _regular(distances, steps, usual)
         _check_filled(size, steps, usual, name)
-        notices = _uneven(steps, usual, size, z, name)
+        told = _uneven(steps, usual, size, z, name)
     step = (positions[-1] - positions[0]) / (size - 1)
     affine = plane_affine(orientation, pixel_spacing, positions[0], step)
-    return SliceGrid(affine, size, z, (*notices, *_sheared(affine, pixel_spacing, size, name)))
+    return SliceGrid(affine, size, z, (*told, *_sheared(affine, pixel_spacing, size, name)))
 
 
 def repeated(distances: np.ndarray) -> np.ndarray:
