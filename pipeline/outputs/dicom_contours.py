@@ -45,7 +45,6 @@ def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
     run = end[:, 1] - start[:, 1]
     share = np.divide(column - start[:, 1], run, out=np.zeros_like(run), where=run != 0)
     hits = start[:, 0] + share * (end[:, 0] - start[:, 0])
-    hits[run == 0] = np.maximum(start[:, 0], end[:, 0])[run == 0]
     hits[(column < low) | (column > high) | (hits > row)] = -np.inf
     edge = int(hits.argmax())
     cut = np.array([[hits[edge], column]])
