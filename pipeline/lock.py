@@ -23,7 +23,7 @@ except ImportError:  # only POSIX has it; elsewhere two runs might take over one
     fcntl = None  # type: ignore[assignment]
 
 from .atomic import remove_left_overs
-from .errors import PipelineError
+from .errors import PipelineError, UsageError
 
 NAME = ".scanloom.lock"
 SAME_START_S = 2.0
@@ -72,11 +72,13 @@ def locked(folder: Path) -> Iterator[None]:
     a SystemExit here. A lock whose process has ended is taken over.
 
     Args:
-        folder: an existing folder.
+        folder: made where it is missing.
     Raises:
+        UsageError: it can not be made.
         FolderInUseError: another run holds it; says which one, and what to do.
         PipelineError: no lock can be made there.
     """
+    _make_folder(folder)
     path = folder / NAME
     me = Owner(socket.gethostname(), os.getpid(), psutil.Process().create_time())
     with _terminated_gently():
@@ -88,6 +90,13 @@ def locked(folder: Path) -> Iterator[None]:
             if _owner(path) == me:
                 with suppress(OSError):
                     path.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
 
 
 def _take(path: Path, me: Owner) -> None:

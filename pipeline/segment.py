@@ -119,7 +119,6 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
     require_trust(bundle, given=options.trust_bundle)
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     check_formats(options.formats)
-    _make_folder(options.output)
     with (
         locked(options.output),
         StudyProcess(
@@ -252,13 +251,6 @@ def _row(result: CaseResult) -> SummaryRow:
         [warning["message"] for warning in result.warnings],
         result.files,
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
 
 
 class _Share:

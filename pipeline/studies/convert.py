@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..bundle import SeriesRule
-from ..errors import PipelineError, StudyError, UsageError
+from ..errors import PipelineError, StudyError
 from ..lock import locked
 from ..nifti_writer import write_nifti_volume
 from ..progress import Report, silent
@@ -104,7 +104,6 @@ def convert(options: ConvertOptions, studies: Studies, report: Report = silent) 
         result.refused.append((None, reason))
         result.candidates += getattr(reason, "candidates", ())
         return result
-    _make_folder(options.output)
     with locked(options.output):
         for number, series in enumerate(chosen):
             report(f"{series.case}: {series.slices} slices", number / len(chosen))
@@ -121,13 +120,6 @@ def _chosen(found: Sequence[Series], options: ConvertOptions, result: Conversion
         return [select_series(found, ANY_SERIES, options.series)]
     result.refused += [(one.case, one.refused) for one in found if one.refused]
     return [one for one in found if not one.refused]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
 
 
 def _convert(series: Series, options: ConvertOptions, studies: Studies) -> tuple[Path, Volume]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from scanloom.pipeline import lock as lock_module
-from scanloom.pipeline.errors import PipelineError
+from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.lock import NAME, FolderInUseError, locked
 
 HOLD = """
@@ -153,6 +153,9 @@ def test_an_own_handler_of_the_signal_stays(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(PipelineError, match=r"can not be locked \(No such file or directory\)"), locked(tmp_path / "a"):
+def test_a_folder_is_made_and_one_that_can_not_be_is_named(tmp_path):
+    with locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b" / NAME).exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match=r"can not write to .*file/out"), locked(tmp_path / "file" / "out"):
         pytest.fail("ran")
