@@ -19,6 +19,9 @@ SHOWN_LABELS = 8
 LINKED = {
     "labels.nii.gz": "labels",
     "segmentation.dcm": "DICOM SEG",
+    "labelmap.dcm": "DICOM label map",
+    "measurements.dcm": "DICOM SR",
+    "rtstruct.dcm": "RTSTRUCT",
     "measurements.csv": "measurements",
     "report.json": "report",
 }

@@ -147,7 +147,7 @@ class StudyProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno()), str(self._scratch)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -159,13 +159,14 @@ class StudyProcess:
         self._channel = ours
 
     def _stop(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """End the worker; not by closing the channel, which tells it to clear up after a process that is no more."""
         if self._worker is not None:
             self._worker.kill()
             self._worker.wait()
             self._worker = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def _gone(self, where: str) -> StudyError:
         """Why the worker is no more, in words."""

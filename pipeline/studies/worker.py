@@ -1,4 +1,4 @@
-"""The process that parses strangers' files: `python -m scanloom.pipeline.studies.worker SOCKET`; see `isolation`.
+"""The process that parses strangers' files: `python -m scanloom.pipeline.studies.worker SOCKET FOLDER`; see `isolation`.
 
 It answers one request after the other: which series there are, which voxels one holds. It may crash or be killed at any
 moment; nothing of a run is lost but the one answer.
@@ -7,6 +7,7 @@ moment; nothing of a run is lost but the one answer.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -33,13 +34,14 @@ NO_VOXELS = np.empty((0, 0, 0, 0))
 
 
 def main() -> None:
-    """Answers requests on the socket until it is closed."""
+    """Answers requests on the socket until it is closed; then nobody is left to remove what archives held but this."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     while (request := receive(channel)) is not None:
         answer = _Answer(_Ticking(channel))
         message = answer.to(*request[0])
         send(channel, message, answer.descriptors)
         answer.close()
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 class _Ticking:

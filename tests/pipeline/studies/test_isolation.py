@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -135,3 +138,23 @@ def test_the_worker_ends_with_the_one_that_asked(tmp_path):
     with StudyProcess() as studies:
         worker = psutil.Process(studies._worker.pid)
     assert not worker.is_running()
+
+
+def test_what_an_archive_held_is_removed_even_after_the_asking_process_was_killed(tmp_path):
+    files = write_mr_series(tmp_path / "series")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    code = (
+        "import os, signal, sys; from scanloom.pipeline.studies.isolation import StudyProcess\n"
+        "studies = StudyProcess(); studies.find(sys.argv[1]); print(studies._scratch, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "study.zip")], stdout=subprocess.PIPE, text=True, check=False
+    )
+    scratch = Path(done.stdout.strip())
+    deadline = time.monotonic() + 10
+    while scratch.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not scratch.exists()
