@@ -1,7 +1,7 @@
-"""The process that parses strangers' files: `python -m scanloom.pipeline.studies.worker SOCKET FOLDER`; see `isolation`.
+"""The process that parses strangers' files: `python -m scanloom.pipeline.studies.worker SOCKET FOLDER`.
 
-It answers one request after the other: which series there are, which voxels one holds. It may crash or be killed at any
-moment; nothing of a run is lost but the one answer.
+`isolation` starts it. It answers one request after the other: which series there are, which voxels one holds. It may
+crash or be killed at any moment; nothing of a run is lost but the one answer.
 """
 
 from __future__ import annotations
