@@ -23,6 +23,8 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE_MM = 1e-4
 NEARLY_PARALLEL = 0.96
 """Cosine of the largest angle, 16 degrees, at which one slice is called a wrong one of others, and not a scout."""
+MOST_STACKS = 32
+"""Of one series by orientation, matrix or pixel spacing; more are no stacks (a radial scan, say)."""
 MOST_KEYS = 3
 """A split goes by at most as many attributes at once."""
 
@@ -70,6 +72,12 @@ def split_stacks(headers: Sequence[Header], case: str) -> list[Stack]:
             told apart.
     """
     oriented = _clusters(headers, lambda header: header.orientation, ORIENTATION_TOLERANCE)
+    if len(oriented) > MOST_STACKS:
+        raise GeometryError(
+            f"series {case}: more than {MOST_STACKS} orientations among {len(headers)} images; they are no volume. "
+            "Choose another series.",
+            "mixed-orientations",
+        )
     _check_directions(oriented, case)
     stacks = []
     for number, group in enumerate(oriented, start=1):
@@ -103,11 +111,13 @@ def _named(stack: Stack, part: str) -> Stack:
 def _clusters(
     headers: Sequence[Header], value: Callable[[Header], np.ndarray | None], tolerance: float
 ) -> list[list[Header]]:
-    """Headers grouped by a vector that is equal within the tolerance."""
+    """Headers grouped by a vector that is equal within the tolerance; only the first MOST_STACKS + 1 groups."""
     clusters: list[tuple[np.ndarray, list[Header]]] = []
     for header in headers:
         vector = np.asarray(value(header), float)
         known = next((group for center, group in clusters if np.max(np.abs(center - vector)) <= tolerance), None)
+        if known is None and len(clusters) > MOST_STACKS:
+            break
         if known is None:
             clusters.append((vector, [header]))
         else:
@@ -136,7 +146,7 @@ def _check_separate(groups: Sequence[Sequence[Header]], what: str, case: str) ->
         return
     extents = sorted(_extent(group) for group in groups)
     apart = all(end < start for (_, end), (start, _) in pairwise(extents))
-    if apart and min(map(len, groups)) > 1:
+    if apart and min(map(len, groups)) > 1 and len(groups) <= MOST_STACKS:
         return
     images = sum(map(len, groups))
     raise GeometryError(

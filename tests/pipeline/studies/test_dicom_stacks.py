@@ -110,6 +110,15 @@ def test_an_incomplete_time_point_is_listed_with_its_gap(tmp_path):
     assert [[notice.code for notice in each.notices] for each in series] == [[], ["missing-slice"], []]
 
 
+def test_a_radial_scan_is_no_volume(tmp_path):
+    for index, file in enumerate(write_mr_series(tmp_path, make_volume((4, 4, 40))[0])):
+        angle = np.radians(4 * index)
+        edit_file(file, ImageOrientationPatient=[f"{np.cos(angle):.9f}", f"{np.sin(angle):.9f}", "0", "0", "0", "-1"])
+    with pytest.raises(StudyError, match="more than 32 orientations among 40 images") as caught:
+        read_series(find_series(tmp_path)[0])
+    assert caught.value.code == "mixed-orientations"
+
+
 def test_blocks_of_another_matrix_beside_each_other_are_volumes_of_their_own(tmp_path):
     array, affine = make_volume()
     write_mr_series(tmp_path / "1", array, affine)
