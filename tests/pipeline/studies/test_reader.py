@@ -75,3 +75,12 @@ def test_a_bundle_config_may_name_the_reader(tmp_path):
     parser = ConfigParser({"loader": loader, "chosen": chosen})
     for name in ("loader", "chosen"):
         assert parser.get_parsed_content(name)({"image": file})["image"].shape == (1, 6, 7, 8)
+
+
+def test_the_array_is_contiguous_as_transforms_expect_it(tmp_path):
+    from scanloom.pipeline.studies.reader import StudyReader
+
+    write_mr_series(tmp_path)
+    reader = StudyReader()
+    array, _ = reader.get_data(reader.read(tmp_path))
+    assert array.flags.c_contiguous
