@@ -48,8 +48,8 @@ class StudyReader(ImageReader):
         Args:
             img: what `read` returned; several inputs become channels.
         Returns:
-            array (C, X, Y, Z) of real numbers, contiguous, padding and NaN replaced; MONAI's metadata, the affine in RAS
-            mm.
+            array (C, X, Y, Z) of real numbers, contiguous, padding and NaN replaced; MONAI's metadata, the
+            affine in RAS mm.
         Raises:
             StudyError: an input is refused.
             GeometryError: several inputs are on different grids.
@@ -57,9 +57,9 @@ class StudyReader(ImageReader):
         volumes = [self._volume(path) for path in img]
         for volume in volumes[1:]:
             _check_same_grid(volumes[0], volume)
-        array = np.ascontiguousarray(np.concatenate([volume.array for volume in volumes]))
+        array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
         affine = volumes[0].affine
-        return array, {
+        return np.ascontiguousarray(array), {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPATIAL_SHAPE: np.array(volumes[0].spatial_shape),
