@@ -4,7 +4,12 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 from factories import PATIENT, edit_file, make_volume, write_ct_series, write_mr_series, write_nifti
 from scanloom.pipeline.bundle import SeriesRule
@@ -98,6 +103,53 @@ def test_volume_files_of_one_stem_get_names_that_differ(tmp_path):
     one, other = find_series(tmp_path)
     assert one.case != other.case
     assert one.case.startswith("image-") and other.case.startswith("image-")
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+    return path
+
+
+def test_a_series_in_an_archive_is_read_like_one_in_a_folder(tmp_path):
+    files = write_mr_series(tmp_path / "series")
+    path = write_zip(tmp_path / "study.zip", {f"a/b/{file.name}": file for file in files})
+    (zipped,), (plain,) = find_series(path, scratch=tmp_path / "scratch"), find_series(tmp_path / "series")
+    assert (zipped.case, zipped.shape) == (plain.case, plain.shape)
+    np.testing.assert_array_equal(read_series(zipped).array, read_series(plain).array)
+
+
+def test_volume_files_in_an_archive_keep_their_names_even_where_two_are_called_alike(tmp_path):
+    file = write_nifti(tmp_path / "x.nii.gz", *make_volume())
+    path = write_zip(tmp_path / "all.zip", {"a/head.nii.gz": file, "b/head.nii.gz": file, "c/neck.nii.gz": file})
+    cases = sorted(one.case for one in find_series(path, scratch=tmp_path / "scratch"))
+    assert cases[2] == "neck"
+    assert len(set(cases)) == 3
+    assert cases == sorted(one.case for one in find_series(path, scratch=tmp_path / "again"))
+
+
+def test_an_archive_that_is_refused_does_not_stop_the_others_and_is_told(tmp_path):
+    write_mr_series(tmp_path / "in" / "series")
+    write_zip(tmp_path / "in" / "PHICANARY.zip", {"../../escape": tmp_path / "in" / "series" / "MR01_0000.dcm"})
+    series = find_series(tmp_path / "in", scratch=tmp_path / "scratch")
+    refused = [one for one in series if one.refused]
+    assert [one.refused.code for one in refused] == ["unsafe-archive"]
+    assert "PHICANARY" not in json.dumps([one.summary() for one in series])
+    chosen = select_series(series, SeriesRule())
+    assert [notice.code for notice in chosen.notices] == ["series-passed-over"]
+    shutil.rmtree(tmp_path / "in" / "series")
+    with pytest.raises(StudyError) as caught:
+        select_series(find_series(tmp_path / "in", scratch=tmp_path / "scratch"), SeriesRule())
+    assert caught.value.code == "unsafe-archive"
+
+
+def test_what_an_archive_held_vanishes_with_python(tmp_path):
+    files = write_mr_series(tmp_path / "series")
+    path = write_zip(tmp_path / "study.zip", {file.name: file for file in files})
+    code = "import sys; from scanloom.pipeline.studies import find_series; print(find_series(sys.argv[1])[0].files[0])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_a_missing_path_is_a_usage_error(tmp_path):
