@@ -10,7 +10,7 @@ from .bundle import shipped_bundles
 from .outputs import package_versions
 
 OPTIONAL = {
-    "nilearn": "scanloom demo; pip install 'scanloom[demo]'",
+    "nilearn": "scanloom demo and the viewer of the pages; pip install 'scanloom[demo]'",
     "onnxruntime": "tests of ONNX export; pip install 'scanloom[test]'",
 }
 
@@ -28,9 +28,26 @@ def examine() -> dict[str, str]:
     facts["bf16 on the CPU"] = "in hardware" if has_bf16(torch.device("cpu")) else "emulated: fp32 is used"
     for package, purpose in OPTIONAL.items():
         facts[package] = "installed" if find_spec(package) else f"missing (for {purpose})"
+    facts["DICOM pixels"] = _undecodable()
     facts["bundles"] = ", ".join(shipped_bundles()) or "none"
     facts["tracking store"] = tracking_uri().split("@")[-1]
     return facts
+
+
+def _undecodable() -> str:
+    """Which compressed pixels of pydicom's transfer syntaxes no installed decoder reads."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import AllTransferSyntaxes
+
+    missing = []
+    for syntax in AllTransferSyntaxes:
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            continue  # video, which no decoder of pydicom reads
+        if not decoder.is_available:
+            missing.append(syntax.name)
+    return f"no decoder for {', '.join(missing)}" if missing else "all still-image transfer syntaxes"
 
 
 def _device(torch) -> str:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from scanloom.pipeline.studies.isolation import StudyProcess
 from typer.testing import CliRunner
 
 HEAVY = ("torch", "monai", "numpy", "mlflow", "matplotlib", "pydicom", "nibabel")
-COMMANDS = ("predict", "inspect", "train", "ui", "doctor", "demo")
+COMMANDS = ("predict", "convert", "inspect", "train", "ui", "doctor", "demo")
 
 
 def run(*words: str):

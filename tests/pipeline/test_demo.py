@@ -64,3 +64,4 @@ def test_the_doctor_names_versions_devices_and_bundles() -> None:
     facts = examine()
     assert {"python", "torch", "monai", "device", "bundles", "tracking store"} <= set(facts)
     assert "hippocampus_mr_unet" in facts["bundles"]
+    assert facts["DICOM pixels"] == "all still-image transfer syntaxes"
