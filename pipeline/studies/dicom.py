@@ -100,10 +100,22 @@ def _filled(series: Series, allocate: Callable[..., np.ndarray], tick: Callable[
 
 
 def _rescaled(series: Series) -> Iterator[np.ndarray]:
-    """Each plane as an array of its own."""
-    for plane, stored in zip(series.planes, stored_planes(series.planes, series.case), strict=True):
+    """Each plane as an array of its own, moved sideways to the grid where it lies beside it."""
+    shifts = series.shifts or ((0.0, 0.0),) * len(series.planes)
+    stored_in_order = stored_planes(series.planes, series.case)
+    for plane, shift, stored in zip(series.planes, shifts, stored_in_order, strict=True):
         slope, intercept = _rescale(plane)
-        yield stored * np.float64(slope) + intercept
+        yield _moved(stored * np.float64(slope) + intercept, *shift)
+
+
+def _moved(plane: np.ndarray, columns: float, rows: float) -> np.ndarray:
+    """The plane on a grid that starts so far from its first pixel, interpolated; its border goes on beyond it."""
+    if not columns and not rows:
+        return plane
+    from scipy.ndimage import shift
+
+    moved: np.ndarray = shift(plane, (rows, columns), order=1, mode="nearest")
+    return moved
 
 
 def _padding(stack: np.ndarray, series: Series) -> tuple[float | None, list[Notice]]:

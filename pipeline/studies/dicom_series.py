@@ -101,6 +101,7 @@ def _placed(series: Series, stack: Stack, max_voxels: int) -> Series:
         series,
         planes=planes,
         z=grid.z,
+        shifts=grid.shifts,
         shape=(planes[0].columns, planes[0].rows, grid.size),
         spacing=voxel_spacing(affine),
         plane=plane_name(affine),
@@ -156,7 +157,7 @@ def _grid(planes: Sequence[Header], case: str) -> SliceGrid:
     assert orientation is not None and spacing is not None
     positions = np.array([plane.position for plane in planes], float)
     if len(planes) > 1:
-        return grid_slices(orientation, spacing, positions, case)
+        return grid_slices(orientation, spacing, positions, min(planes[0].rows, planes[0].columns), case)
     return _single(planes[0], orientation, spacing, positions[0], case)
 
 
@@ -170,5 +171,5 @@ def _single(header: Header, orientation: np.ndarray, spacing: np.ndarray, positi
         extent = UNKNOWN_THICKNESS_MM
         text = f"series {case}: a single slice without SliceThickness; its extent of {extent:g} mm is a guess."
     return SliceGrid(
-        plane_affine(orientation, spacing, position, normal * extent), 1, (0.0,), (Notice("single-slice", text),)
+        plane_affine(orientation, spacing, position, normal * extent), 1, (0.0,), (), (Notice("single-slice", text),)
     )

@@ -19,6 +19,8 @@ GAP = 1.5
 """A step of more than this many usual steps counts as missing slices, less as uneven spacing."""
 FINEST = 4
 """An uneven stack becomes at most this many times as many slices."""
+LARGEST_SHIFT = 0.05
+"""Of the image's smaller side: a slice that lies further sideways is refused."""
 MOST = 64
 """A stack whose gaps would make it more than this many times as many slices is refused."""
 SHOWN = 4
@@ -34,30 +36,30 @@ class SliceGrid:
         size: slices of the grid.
         z: of each source slice the place along the grid's third axis, in voxels, ascending; whole numbers 0, 1, 2, …
             where nothing is resampled.
+        shifts: of each source slice how far it lies sideways of the grid, in columns and rows; empty where none does.
         notices: what was corrected.
     """
 
     affine: np.ndarray
     size: int
     z: tuple[float, ...]
+    shifts: tuple[tuple[float, float], ...] = ()
     notices: tuple[Notice, ...] = ()
 
-    @property
-    def is_resampled(self) -> bool:
-        """Whether some slices of the grid are interpolated."""
-        return self.z != tuple(range(self.size))
 
-
-def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: np.ndarray, name: str) -> SliceGrid:
+def grid_slices(
+    orientation: np.ndarray, pixel_spacing: np.ndarray, positions: np.ndarray, size_pixels: int, name: str
+) -> SliceGrid:
     """The grid of a stack of at least two slices.
 
     Args:
         orientation: (6,), ImageOrientationPatient (0020,0037).
         pixel_spacing: (2,), PixelSpacing (0028,0030) in mm: between rows, then between columns.
         positions: (N, 3), ImagePositionPatient (0020,0032) in LPS mm, N at least 2, ascending along `slice_normal`.
+        size_pixels: the smaller of Rows and Columns.
         name: the case, for messages.
     Raises:
-        GeometryError: slices share a place, do not lie on one line, or leave out more than can be interpolated.
+        GeometryError: slices share a place, do not lie near one line, or leave out more than can be interpolated.
     Source: DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
     """
     normal = slice_normal(orientation, name)
@@ -65,7 +67,8 @@ def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: n
     steps = np.diff(distances)
     usual = float(np.median(steps))
     _check_apart(distances, steps, usual, name)
-    _check_line(positions, distances, usual, float(min(pixel_spacing)), name)
+    start, direction, off = _line(positions, distances, max(float(min(pixel_spacing)), usual))
+    shifts, moved = _shifts(off, orientation, pixel_spacing, size_pixels, name)
     if _is_regular(distances, steps, usual):
         size, z = len(positions), tuple(float(index) for index in range(len(positions)))
         told: tuple[Notice, ...] = ()
@@ -73,9 +76,9 @@ def grid_slices(orientation: np.ndarray, pixel_spacing: np.ndarray, positions: n
         size, z = _regular(distances, steps, usual)
         _check_filled(size, steps, usual, name)
         told = _uneven(steps, usual, size, z, name)
-    step = (positions[-1] - positions[0]) / (size - 1)
-    affine = plane_affine(orientation, pixel_spacing, positions[0], step)
-    return SliceGrid(affine, size, z, (*told, *_sheared(affine, pixel_spacing, size, name)))
+    step = direction * ((distances[-1] - distances[0]) / (size - 1))
+    affine = plane_affine(orientation, pixel_spacing, start, step)
+    return SliceGrid(affine, size, z, shifts, (*told, *moved, *_sheared(affine, pixel_spacing, size, name)))
 
 
 def repeated(distances: np.ndarray) -> np.ndarray:
@@ -100,18 +103,56 @@ def _check_apart(distances: np.ndarray, steps: np.ndarray, usual: float, name: s
         )
 
 
-def _check_line(positions: np.ndarray, distances: np.ndarray, usual: float, pixel_mm: float, name: str) -> None:
-    """Accepts slices whose first voxels lie on one line; sideways jumps can not be carried by an affine."""
-    along = (distances - distances[0]) / (distances[-1] - distances[0])
-    line = positions[0] + along[:, None] * (positions[-1] - positions[0])
-    errors = np.linalg.norm(positions - line, axis=1)
-    worst = int(np.argmax(errors))
-    if errors[worst] > max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * max(pixel_mm, usual)):
+def _line(positions: np.ndarray, distances: np.ndarray, mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The line that the slices' first voxels lie on: its start, its way by a mm along the normal, and what is off it.
+
+    The line through the first and the last where all lie on it; else the one that most lie on (medians).
+
+    Returns:
+        (3,), (3,), and (N, 3): how far each slice lies from the line, 0 where that is no more than rounding.
+    """
+    along = distances - distances[0]
+    for start, direction in (
+        (positions[0], (positions[-1] - positions[0]) / along[-1]),
+        _median_line(positions, along),
+    ):
+        off = positions - start - along[:, None] * direction
+        on = np.linalg.norm(off, axis=1) <= max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * mm)
+        if on.all():
+            break
+    off[on] = 0
+    return start, direction, off
+
+
+def _median_line(positions: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    direction = np.median(np.diff(positions, axis=0) / np.diff(along)[:, None], axis=0)
+    return np.median(positions - along[:, None] * direction, axis=0), direction
+
+
+def _shifts(
+    off: np.ndarray, orientation: np.ndarray, pixel_spacing: np.ndarray, size_pixels: int, name: str
+) -> tuple[tuple[tuple[float, float], ...], tuple[Notice, ...]]:
+    """Columns and rows that each slice lies sideways of the line, and what to tell of it.
+
+    Raises:
+        GeometryError: half of the slices are off, or one by so much that it is misplaced rather than moved.
+    """
+    distances = np.linalg.norm(off, axis=1)
+    moved = np.flatnonzero(distances)
+    if not len(moved):
+        return (), ()
+    worst = int(np.argmax(distances))
+    if 2 * len(moved) >= len(off) or distances[worst] > LARGEST_SHIFT * size_pixels * float(min(pixel_spacing)):
         raise GeometryError(
-            f"series {name}: slice {worst} of {len(positions)} lies {errors[worst]:.2f} mm off the line through the "
+            f"series {name}: slice {worst} of {len(off)} lies {distances[worst]:.2f} mm off the line through the "
             "others. Export the series again.",
             "shifted-slice",
         )
+    shown = ", ".join(f"slice {index} by {distances[index]:.2f} mm" for index in moved[:SHOWN])
+    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    text = f"series {name}: {shown}{more} sideways of the line through the others; moved to it by interpolation."
+    axes = np.stack([orientation[:3] / pixel_spacing[1], orientation[3:] / pixel_spacing[0]])
+    return tuple((float(u), float(v)) for u, v in off @ axes.T), (Notice("shifted-slice", text),)
 
 
 def _is_regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> bool:

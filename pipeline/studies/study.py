@@ -35,6 +35,7 @@ class Series:
         files: the source files, for DICOM in slice order where the geometry is known.
         planes: for DICOM that `refused` is None of, the image planes in slice order.
         z: of each plane the place along the third axis, in voxels; see `SourceSlice`.
+        shifts: of each plane the columns and rows that it lies sideways of the grid; empty where none does.
         modality: DICOM Modality; None for volume files.
         number: SeriesNumber (0020,0011).
         uid: SeriesInstanceUID (0020,000E).
@@ -54,6 +55,7 @@ class Series:
     files: tuple[Path, ...] = field(repr=False)
     planes: tuple[Header, ...] = field(default=(), repr=False, compare=False)
     z: tuple[float, ...] = field(default=(), repr=False)
+    shifts: tuple[tuple[float, float], ...] = field(default=(), repr=False)
     modality: str | None = None
     number: int | None = None
     uid: str | None = field(default=None, repr=False)
@@ -74,8 +76,8 @@ class Series:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether some slices are interpolated, because others are missing or unevenly spaced."""
-        return bool(self.z) and self.z != tuple(range(self.slices))
+        """Whether some slices are interpolated, because they or others are missing, unevenly spaced or moved."""
+        return bool(self.shifts) or (bool(self.z) and self.z != tuple(range(self.slices)))
 
     @property
     def verdict(self) -> str:

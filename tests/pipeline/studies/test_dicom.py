@@ -186,6 +186,21 @@ def test_an_uneven_slice_is_interpolated_at_its_true_place(tmp_path):
     assert [notice.code for notice in volume.notices] == ["uneven-slices"]
 
 
+def test_a_slice_moved_sideways_is_interpolated_at_its_true_place(tmp_path):
+    ramp = np.broadcast_to((np.arange(60)[:, None] * 10 + np.arange(50) * 3)[:, :, None], (60, 50, 6))
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])  # columns to the left, rows to the back: LPS
+    files = write_mr_series(tmp_path, ramp, affine)
+    dataset = pydicom.dcmread(files[2])
+    left, back, up = dataset.ImagePositionPatient
+    moved = ramp[:, :, 2] + 10 * 1.5 + 3 * 0.5  # what is there, one and a half columns and half a row further on
+    content = np.rint(moved * 2).astype("<u2").T.tobytes()
+    position = [left + 1.5, back + 0.5, up]
+    edit_file(files[2], ImagePositionPatient=position, PixelData=content, RescaleSlope="0.5", RescaleIntercept="0")
+    volume = read_one(tmp_path)
+    np.testing.assert_allclose(volume.array[0, 2:, 1:], ramp[2:, 1:], atol=1e-3)
+    assert [notice.code for notice in volume.notices] == ["shifted-slice"]
+
+
 def test_two_slices_at_one_place_are_refused(tmp_path):
     write_mr_series(tmp_path, duplicate=2)
     with pytest.raises(GeometryError, match="slices 2 and 3 lie at the same place"):

@@ -20,7 +20,7 @@ def stack(distances, sideways=0.0):
 
 
 def grid(distances, sideways=0.0):
-    return grid_slices(AXIAL, PIXELS, stack(distances, sideways), "case")
+    return grid_slices(AXIAL, PIXELS, stack(distances, sideways), 100, "case")
 
 
 def codes(found):
@@ -32,12 +32,12 @@ def test_an_even_stack_s_affine_puts_each_slice_where_its_position_says(degrees,
     turned = rotation(degrees)
     orientation = np.concatenate([turned[:, 0], turned[:, 1]])
     positions = np.array([3.0, -4.0, 5.0]) + np.arange(slices)[:, None] * step * turned[:, 2]
-    found = grid_slices(orientation, np.array([0.7, 0.9]), positions, "case")
+    found = grid_slices(orientation, np.array([0.7, 0.9]), positions, 100, "case")
     for index in (0, slices - 1):
         np.testing.assert_allclose(found.affine @ [0, 0, index, 1], [*positions[index], 1], atol=1e-9)
     np.testing.assert_allclose(found.affine[:3, 0], turned[:, 0] * 0.9, atol=1e-12)
     np.testing.assert_allclose(found.affine[:3, 1], turned[:, 1] * 0.7, atol=1e-12)
-    assert not found.is_resampled
+    assert found.z == tuple(range(slices))
     assert found.notices == ()
 
 
@@ -45,7 +45,7 @@ def test_an_even_stack_s_affine_puts_each_slice_where_its_position_says(degrees,
 def test_any_stack_s_slices_lie_in_the_grid_where_their_positions_say(steps, lean):
     assume(min(steps) > 0.02 * float(np.median(steps)))
     positions = stack(np.cumsum([0.0, *steps]), lean)
-    found = grid_slices(AXIAL, PIXELS, positions, "case")
+    found = grid_slices(AXIAL, PIXELS, positions, 100, "case")
     usual = float(np.median(steps))
     for position, z in zip(positions, found.z, strict=True):
         np.testing.assert_allclose((found.affine @ [0, 0, z, 1])[:3], position, atol=0.06 * usual + 0.021)
@@ -65,7 +65,7 @@ def test_a_tilted_stack_keeps_its_shear_and_says_so():
 def test_positions_rounded_to_hundredths_are_even():
     found = grid(np.round(np.arange(40) * 0.703125, 2))
     assert found.affine[2, 2] == pytest.approx(0.703125, abs=1e-3)
-    assert not found.is_resampled
+    assert found.z == tuple(range(40))
 
 
 def test_a_missing_slice_is_filled_in_and_told_with_its_index_and_millimetres():
@@ -115,8 +115,28 @@ def test_slices_at_one_place_are_refused():
     assert list(repeated(np.array([0.0, 2, 2, 4]))) == [False, True, False]
 
 
-def test_a_slice_off_the_line_is_refused():
-    positions = stack([0, 2, 4, 6])
-    positions[2, 0] += 3
-    with pytest.raises(GeometryError, match=r"slice 2 of 4 lies 3\.00 mm off the line"):
-        grid_slices(AXIAL, PIXELS, positions, "case")
+@pytest.mark.parametrize("which", [0, 2, 5])
+def test_a_slice_a_little_off_the_line_is_moved_to_it_and_told_wherever_it_is(which):
+    positions = stack([0, 2, 4, 6, 8, 10], sideways=0.25)
+    positions[which] += [3, -1, 0]
+    found = grid_slices(AXIAL, np.array([2.0, 1.0]), positions, 100, "case")
+    expected = np.zeros((6, 2))
+    expected[which] = [3, -0.5]
+    np.testing.assert_allclose(found.shifts, expected, atol=1e-9)
+    np.testing.assert_allclose(found.affine[:3, 2:], [[0.5, 0], [0, 0], [2, 0]], atol=1e-9)
+    assert codes(found) == ["shifted-slice", "sheared-slices"]
+    assert f"slice {which} by 3.16 mm" in found.notices[0].message
+
+
+def test_a_slice_far_off_the_line_is_refused():
+    positions = stack([0, 2, 4, 6, 8])
+    positions[2, 0] += 6
+    with pytest.raises(GeometryError, match=r"slice 2 of 5 lies 6\.00 mm off the line"):
+        grid_slices(AXIAL, PIXELS, positions, 100, "case")
+
+
+def test_slices_on_no_line_are_refused():
+    positions = stack(range(8))
+    positions[:, 0] += [0, 2, -1, 3, -2, 1, 4, -3]
+    with pytest.raises(GeometryError, match="off the line through the others"):
+        grid_slices(AXIAL, PIXELS, positions, 100, "case")
