@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -76,6 +77,12 @@ class _Answer:
             return "failed", error.with_traceback(None)
         except MemoryError:
             return "failed", StudyError("the input needs more memory than its size allows; is it damaged?", "too-large")
+        except Exception as error:  # the outermost door of this process; its standard error is shown with --debug
+            traceback.print_exc()
+            name = type(error).__name__
+            return "failed", PipelineError(
+                f"reading the input: {name} in scanloom itself. Run again with --debug and report the trace."
+            )
 
     def _read(self, series: Series) -> tuple[str, Any]:
         files = sum(file.stat().st_size for file in series.files if file.exists())

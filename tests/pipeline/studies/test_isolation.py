@@ -98,6 +98,18 @@ def test_a_worker_that_needs_too_much_memory_refuses_the_input(monkeypatch, tmp_
     assert (kind, error.code) == ("failed", "too-large")
 
 
+def test_an_error_of_our_own_is_told_as_such_and_shows_no_values(monkeypatch, tmp_path, capsys):
+    def fail(**_):
+        raise ZeroDivisionError("PHICANARY")
+
+    monkeypatch.setattr(worker, "find_series", fail)
+    monkeypatch.setattr(worker, "limit_memory", lambda _: None)
+    kind, error = worker._Answer(lambda: None).to("find", {"path": tmp_path})
+    assert kind == "failed"
+    assert str(error).startswith("reading the input: ZeroDivisionError in scanloom itself")
+    assert "Traceback" in capsys.readouterr().err  # which nobody sees but with --debug
+
+
 def test_the_worker_s_memory_is_limited(studies, tmp_path):
     write_mr_series(tmp_path)
     studies.find(tmp_path)
