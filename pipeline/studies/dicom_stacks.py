@@ -17,7 +17,7 @@ from ..errors import GeometryError
 from ..volume import Notice
 from .dicom_header import VARIES, Header
 from .geometry import slice_normal
-from .slices import repeated
+from .slices import is_regular, repeated
 
 ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE_MM = 1e-4
@@ -175,7 +175,7 @@ def _split_places(headers: Sequence[Header], case: str) -> list[Stack]:
     """
     ordered, places = _in_order(headers)
     if max(Counter(places).values()) == 1:
-        return [Stack(tuple(ordered))]
+        return _interleaved(ordered) or [Stack(tuple(ordered))]
     volumes = _by_attributes(ordered, places) or _by_time(ordered, places)
     if volumes:
         return volumes
@@ -184,6 +184,25 @@ def _split_places(headers: Sequence[Header], case: str) -> list[Stack]:
         return [Stack(tuple(ordered))]
     text = f"series {case}: {len(ordered) - len(kept)} images repeat the pixels of others in their place; left out."
     return [Stack(tuple(kept), notices=(Notice("duplicate-images", text),))]
+
+
+def _interleaved(headers: Sequence[Header]) -> list[Stack]:
+    """The even stacks that an uneven one is made of: told apart by an attribute, and lying in one another."""
+    if len(headers) < 4 or is_regular(_distances(headers)):
+        return []
+    for key in VARIES:
+        groups = _members([header.varies.get(key, "") for header in headers])
+        parts = [[headers[index] for index in members] for members in groups.values()]
+        if len(parts) < 2 or min(map(len, parts)) < 2 or not all(is_regular(_distances(part)) for part in parts):
+            continue
+        extents = sorted(_extent(part) for part in parts)
+        if all(end > start for (_, end), (start, _) in pairwise(extents)):
+            values = sorted(groups, key=_sortable)
+            return [
+                Stack(tuple(headers[index] for index in groups[value]), _part((value,), (key,), [values]))
+                for value in values
+            ]
+    return []
 
 
 def _in_order(headers: Sequence[Header]) -> tuple[list[Header], list[int]]:

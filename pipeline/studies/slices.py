@@ -69,7 +69,7 @@ def grid_slices(
     _check_apart(distances, steps, usual, name)
     start, direction, off = _line(positions, distances, max(float(min(pixel_spacing)), usual))
     shifts, moved = _shifts(off, orientation, pixel_spacing, size_pixels, name)
-    if _is_regular(distances, steps, usual):
+    if is_regular(distances):
         size, z = len(positions), tuple(float(index) for index in range(len(positions)))
         told: tuple[Notice, ...] = ()
     else:
@@ -90,6 +90,19 @@ def repeated(distances: np.ndarray) -> np.ndarray:
     steps = np.diff(distances)
     apart = steps[steps > 1e-3]
     return np.asarray(steps <= max(1e-3, 0.01 * float(np.median(apart)) if len(apart) else 0.0))
+
+
+def is_regular(distances: np.ndarray) -> bool:
+    """Whether slices lie at equal steps, but for rounding.
+
+    Args:
+        distances: (N,), mm along the normal, ascending, N at least 2.
+    """
+    steps = np.diff(distances)
+    usual = float(np.median(steps))
+    uniform = np.linspace(distances[0], distances[-1], len(distances))
+    tolerance = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * usual)
+    return bool(np.max(np.abs(distances - uniform)) <= tolerance and np.max(steps) <= GAP * usual)
 
 
 def _check_apart(distances: np.ndarray, steps: np.ndarray, usual: float, name: str) -> None:
@@ -153,12 +166,6 @@ def _shifts(
     text = f"series {name}: {shown}{more} sideways of the line through the others; moved to it by interpolation."
     axes = np.stack([orientation[:3] / pixel_spacing[1], orientation[3:] / pixel_spacing[0]])
     return tuple((float(u), float(v)) for u, v in off @ axes.T), (Notice("shifted-slice", text),)
-
-
-def _is_regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> bool:
-    uniform = np.linspace(distances[0], distances[-1], len(distances))
-    tolerance = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * usual)
-    return bool(np.max(np.abs(distances - uniform)) <= tolerance and np.max(steps) <= GAP * usual)
 
 
 def _regular(distances: np.ndarray, steps: np.ndarray, usual: float) -> tuple[int, tuple[float, ...]]:

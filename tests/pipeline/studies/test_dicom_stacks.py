@@ -91,6 +91,27 @@ def test_equal_pixels_of_two_echoes_are_no_copies(tmp_path):
     assert len(find_series(tmp_path)) == 2
 
 
+def test_two_even_stacks_that_lie_in_one_another_are_volumes_of_their_own(tmp_path):
+    one, affine = make_volume(seed=1)
+    other, shifted = make_volume(seed=2)[0], affine.copy()
+    shifted[2, 3] += 0.7
+    write_mr_series(tmp_path / "1", one, affine)
+    for index, file in enumerate(write_mr_series(tmp_path / "2", other, shifted)):
+        edit_file(file, SOPInstanceUID=f"1.2.3.{index}", AcquisitionNumber=2)
+    series = find_series(tmp_path)
+    assert [each.part for each in series] == ["acquisition 1 of 2", "acquisition 2 of 2"]
+    np.testing.assert_array_equal(read_series(series[0]).array[0], one)
+    np.testing.assert_array_equal(read_series(series[1]).array[0], other)
+
+
+def test_blocks_of_another_step_one_after_the_other_stay_one_volume(tmp_path):
+    for index, file in enumerate(write_mr_series(tmp_path)):
+        step = 2 * index if index < 4 else 6 + 5 * (index - 3)
+        edit_file(file, ImagePositionPatient=[0, 0, step], AcquisitionNumber=1 + index // 4)
+    (series,) = find_series(tmp_path)
+    assert [notice.code for notice in series.notices] == ["uneven-slices"]
+
+
 def test_images_of_one_place_alone_are_refused(tmp_path):
     for time, file in enumerate(write_mr_series(tmp_path)):
         edit_file(file, ImagePositionPatient=[0, 0, 0], AcquisitionNumber=time + 1)
