@@ -29,6 +29,8 @@ VARIES = (
     "DiffusionDirection",
     "TemporalPositionIdentifier",
     "TriggerTime",
+    "ConvolutionKernel",
+    "SequenceName",
     "AcquisitionNumber",
     "AcquisitionDateTime",
     "AcquisitionTime",

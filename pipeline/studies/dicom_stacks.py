@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ _WORDS = {
     "DiffusionDirection": "direction",
     "TemporalPositionIdentifier": "time point",
     "TriggerTime": "trigger time",
+    "ConvolutionKernel": "kernel",
+    "SequenceName": "sequence",
     "AcquisitionNumber": "acquisition",
     "AcquisitionDateTime": "time point",
     "AcquisitionTime": "time point",
@@ -234,16 +237,28 @@ def _by_time(headers: Sequence[Header], places: Sequence[int]) -> list[Stack]:
         times = [header.varies.get(key, "") for header in headers]
         if not all(times):
             continue
-        ranks = [0] * len(headers)
-        for members in _members(places).values():
-            for rank, index in enumerate(sorted(members, key=lambda index: _sortable(times[index]))):
-                ranks[index] = rank
-        spans = [sorted(_sortable(times[i]) for i in members) for _, members in sorted(_members(ranks).items())]
-        if all(one[-1] < other[0] for one, other in pairwise(spans)):
+        order = [_sortable(time) for time in times]
+        ranks = _ranks(order, places)
+        if _follow_each_other(order, ranks):
             stacks = _volumes(headers, places, [(str(rank),) for rank in ranks], (key,))
             if stacks:
                 return stacks
     return []
+
+
+def _ranks(order: Sequence[Any], places: Sequence[int]) -> list[int]:
+    """Of each image how many of its place come before it."""
+    ranks = [0] * len(order)
+    for members in _members(places).values():
+        for rank, index in enumerate(sorted(members, key=lambda index: order[index])):
+            ranks[index] = rank
+    return ranks
+
+
+def _follow_each_other(order: Sequence[Any], ranks: Sequence[int]) -> bool:
+    """Whether all images of a rank come before all those of the next."""
+    spans = [sorted(order[index] for index in members) for _, members in sorted(_members(ranks).items())]
+    return all(one[-1] < other[0] for one, other in pairwise(spans))
 
 
 def _volumes(

@@ -26,6 +26,7 @@ def write_twice(folder, change_second, arrays=None):
         (lambda _: {"TemporalPositionIdentifier": 2}, "time point 2 of 2"),
         (lambda _: {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "image type 2 of 2"),
         (lambda _: {"DiffusionBValue": 1000.0}, "b-value 2 of 2"),
+        (lambda _: {"ConvolutionKernel": "B70f"}, "kernel 2 of 2"),
         (lambda index: {"EchoTime": "7.4", "InstanceNumber": 100 - index}, "echo 2 of 2"),
     ],
 )
