@@ -6,6 +6,7 @@ name and takes the name when it is whole.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -111,6 +112,15 @@ def _mapped(path: Path, source: nib.Nifti1Image, shape: tuple[int, ...], kind: t
     header.set_slope_inter(1, 0)
     with path.open("wb") as file:
         header.write_to(file)
-        file.truncate(int(header["vox_offset"]) + prod(shape) * dtype.itemsize)
+        file.flush()
+        _allocate(file.fileno(), int(header["vox_offset"]) + prod(shape) * dtype.itemsize)
     voxels = np.memmap(path, dtype, "r+", int(header["vox_offset"]), (*spatial, channels), order="F")
     return np.moveaxis(voxels, -1, 0)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Give the file its whole size on the disk now: writing to a mapped file on a full one would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)

@@ -1,6 +1,8 @@
 """From file to file: the result in memory, on the same grid, whole or not at all."""
 
+import errno
 import gzip
+import os
 import shutil
 
 import nibabel
@@ -221,3 +223,17 @@ def test_a_target_that_can_not_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PipelineError, match=r"out\.nii: can not be written"):
         stream_nifti(source(tmp_path), tmp_path / "file" / "out.nii", network(), inferer())
+
+
+def test_a_full_disk_is_told_after_the_first_pass(tmp_path, monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    calls = []
+    monkeypatch.setattr("os.posix_fallocate", full)
+    body = network()
+    body.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(PipelineError, match="No space left on device"):
+        stream_nifti(source(tmp_path), tmp_path / "out.nii", body, inferer(output="labels"))
+    assert len(calls) == 1  # the pass that tells how many channels there will be
+    assert [path.name for path in tmp_path.glob("*out*")] == []
