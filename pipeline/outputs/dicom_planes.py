@@ -47,9 +47,8 @@ class DicomSource:
         frame_of_reference: FrameOfReferenceUID (0020,0052); a new one where the source has none.
         size: (columns, rows).
         axes: (3, 2), steps in LPS mm from a column and from a row to the next.
-        slice_step: distance of neighbouring slices of the volume along their normal, in mm.
-        spacing_between: the same for neighbouring planes; None where they are unevenly spaced.
-        thickness: SliceThickness (0018,0050), or the slice step where there is none above 0.
+        spacing_between: distance of neighbouring planes along their normal, in mm; None where they are unevenly spaced.
+        thickness: SliceThickness (0018,0050), or the volume's slice step where there is none above 0.
     """
 
     case: str
@@ -63,7 +62,6 @@ class DicomSource:
     frame_of_reference: str
     size: tuple[int, int]
     axes: np.ndarray
-    slice_step: float
     spacing_between: float | None
     thickness: float
 

@@ -93,7 +93,6 @@ def read_source(volume: Volume) -> DicomSource:
             frame_of_reference=_frame_of_reference(first, series_uid),
             size=(columns, rows),
             axes=np.stack([x, y], axis=1),
-            slice_step=step,
             spacing_between=_spacing_between(volume, step),
             thickness=_thickness(first) or step,
         )

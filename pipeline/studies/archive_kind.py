@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
+from .volume_file import GZIP, is_gzip
+
 BLOCK = 512
 """Bytes of a tar header, and as many as tell a file's kind."""
 
@@ -19,7 +21,7 @@ INFLATING = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.err
 """What the standard library raises where compressed bytes are damaged."""
 
 _OPENERS: dict[str, Any] = {"tar": open, "tar.gz": gzip.open, "tar.bz2": bz2.open, "tar.xz": lzma.open}
-_COMPRESSED = {b"\x1f\x8b": "tar.gz", b"BZh": "tar.bz2", b"\xfd7zXZ\0": "tar.xz"}
+_COMPRESSED = {GZIP: "tar.gz", b"BZh": "tar.bz2", b"\xfd7zXZ\0": "tar.xz"}
 _OTHERS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR"}
 _DOCUMENTS = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"mimetype", b"META-INF/")
 """First members of office files, e-books and Java programs: zip files, but no archives of scans."""
@@ -41,7 +43,7 @@ def archive_kind(start: bytes, path: Path) -> str | None:
         if start.startswith(magic):
             return kind
     if _is_tar(start):
-        return "tar.gz" if _first_bytes(path, 2) == b"\x1f\x8b" else "tar"
+        return "tar.gz" if is_gzip(path) else "tar"
     for magic, kind in _COMPRESSED.items():
         if start.startswith(magic):
             return kind if _is_tar(_inflated_start(path, kind)) else None
@@ -77,11 +79,6 @@ def _inflated_start(path: Path, kind: str) -> bytes:
             return file.read(BLOCK)
     except INFLATING:
         return b""
-
-
-def _first_bytes(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(count)
 
 
 def _has_directory(path: Path) -> bool:

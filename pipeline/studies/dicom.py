@@ -30,15 +30,9 @@ def read_dicom(
     Raises:
         StudyError: a file is cut short, uses a transfer syntax without decoder, or is not what its header said.
     """
-    assert series.shape is not None and series.affine is not None and series.uid is not None
-    columns, rows, size = series.shape
-    if not series.is_resampled and _may_be_small(series.planes):
-        try:
-            stack = allocate((size, rows, columns), np.int16)
-            _fill_small(stack, series, tick)
-        except _TooLargeError:
-            stack = _filled(series, allocate, tick)
-    else:
+    assert series.affine is not None and series.uid is not None
+    stack = _small(series, allocate, tick)
+    if stack is None:
         stack = _filled(series, allocate, tick)
     padding, notices = _padding(stack, series)
     return Volume(
@@ -55,10 +49,6 @@ def read_dicom(
     )
 
 
-class _TooLargeError(Exception):
-    """A value does not fit in 16 bits."""
-
-
 def _rescale(plane: Header) -> tuple[float, float]:
     """RescaleSlope (0028,1053) and RescaleIntercept (0028,1052); 1 and 0 where absent."""
     return (1.0 if plane.slope is None else plane.slope), (0.0 if plane.intercept is None else plane.intercept)
@@ -69,18 +59,24 @@ def _may_be_small(planes: Sequence[Header]) -> bool:
     return all(value == round(value) and abs(value) < 2**15 for plane in planes for value in _rescale(plane))
 
 
-def _fill_small(stack: np.ndarray, series: Series, tick: Callable[[], None]) -> None:
-    """(slices, rows, columns) int16, without a detour through another type."""
+def _small(series: Series, allocate: Callable[..., np.ndarray], tick: Callable[[], None]) -> np.ndarray | None:
+    """(slices, rows, columns) int16, without a detour through another type; None where a value does not fit."""
+    assert series.shape is not None
+    columns, rows, size = series.shape
+    if series.is_resampled or not _may_be_small(series.planes):
+        return None
+    stack = allocate((size, rows, columns), np.int16)
     for target, plane, stored in zip(stack, series.planes, stored_planes(series.planes, series.case), strict=True):
         tick()
         slope, intercept = (int(value) for value in _rescale(plane))
         ends = [slope * int(end) + intercept for end in (stored.min(), stored.max())]
         if min(ends) < _SMALL.min or max(ends) > _SMALL.max:
-            raise _TooLargeError
+            return None
         if slope == 1:
             np.add(stored, intercept, out=target, dtype=np.int16, casting="unsafe")
         else:
             np.add(stored * np.int64(slope), intercept, out=target, casting="unsafe")
+    return stack
 
 
 def _filled(series: Series, allocate: Callable[..., np.ndarray], tick: Callable[[], None]) -> np.ndarray:

@@ -51,7 +51,6 @@ def _frame(header: Header, index: int, groups: Sequence[Any]) -> Header:
         thickness=number(_text(groups, "PixelMeasuresSequence", "SliceThickness")),
         slope=rescale_number(slope) if slope else header.slope,
         intercept=rescale_number(intercept) if intercept else header.intercept,
-        image_type=tuple(kind.split("\\")) if kind else header.image_type,
         varies=_varies(header, groups, kind),
     )
 

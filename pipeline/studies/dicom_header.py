@@ -119,7 +119,6 @@ class Header:
     series_number: int | None
     instance_number: int | None
     description: str
-    image_type: tuple[str, ...]
     rows: int
     columns: int
     pixel_spacing: np.ndarray | None
@@ -186,7 +185,6 @@ def _header(path: Path, elements: Elements) -> Header:
         series_number=_integer(elements["SeriesNumber"]),
         instance_number=_integer(elements["InstanceNumber"]),
         description=safe_description(elements["SeriesDescription"], [elements[keyword] for keyword in _PATIENT]),
-        image_type=tuple(elements["ImageType"].upper().split("\\")),
         rows=_integer(elements["Rows"]) or 0,
         columns=_integer(elements["Columns"]) or 0,
         pixel_spacing=numbers(elements["PixelSpacing"], 2),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -194,17 +194,13 @@ def _interleaved(headers: Sequence[Header]) -> list[Stack]:
     if len(headers) < 4 or is_regular(_distances(headers)):
         return []
     for key in VARIES:
-        groups = _members([header.varies.get(key, "") for header in headers])
+        groups = _members([(header.varies.get(key, ""),) for header in headers])
         parts = [[headers[index] for index in members] for members in groups.values()]
         if len(parts) < 2 or min(map(len, parts)) < 2 or not all(is_regular(_distances(part)) for part in parts):
             continue
         extents = sorted(_extent(part) for part in parts)
         if all(end > start for (_, end), (start, _) in pairwise(extents)):
-            values = sorted(groups, key=_sortable)
-            return [
-                Stack(tuple(headers[index] for index in groups[value]), _part((value,), (key,), [values]))
-                for value in values
-            ]
+            return _stacks(headers, groups, (key,))
     return []
 
 
@@ -272,6 +268,13 @@ def _volumes(
         return []
     if sum(set(one) == every for one in held) < 2:
         return []
+    return _stacks(headers, groups, keys)
+
+
+def _stacks(
+    headers: Sequence[Header], groups: Mapping[tuple[str, ...], Sequence[int]], keys: Sequence[str]
+) -> list[Stack]:
+    """A stack for each group, which is known by its values of the keys, in the order of these."""
     levels = [sorted({value[axis] for value in groups}, key=_sortable) for axis in range(len(keys))]
     return [
         Stack(tuple(headers[index] for index in groups[value]), _part(value, keys, levels))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import stat
 import tempfile
 import weakref
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
 from .raster import describe_raster, is_raster
 from .study import MAX_VOXELS, Series
-from .volume_file import SUFFIXES, file_case
+from .volume_file import GZIP, SUFFIXES, file_case, open_volume, read_errors
 
 if TYPE_CHECKING:
     from .dicom_header import Header
@@ -196,12 +194,12 @@ def _start(file: Path) -> bytes:
     """The first bytes of a file, inflated where its content is gzip."""
     with file.open("rb") as plain:
         start = plain.read(_START)
-    if not start.startswith(b"\x1f\x8b"):
+    if not start.startswith(GZIP):
         return start
     try:
-        with gzip.open(file) as inflated:
+        with open_volume(file) as inflated:
             return inflated.read(_START)
-    except (OSError, EOFError, zlib.error):
+    except read_errors():
         return b""
 
 

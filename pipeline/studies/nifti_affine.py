@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import GeometryError
 from ..volume import Notice
-from .geometry import SHEAR_DEGREES, check_affine, shear_degrees, voxel_spacing
+from .geometry import check_affine, voxel_spacing
+from .volume_file import shear_notices
 
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres of xyzt_units' codes: unknown, metre, mm, micron."""
@@ -32,10 +33,7 @@ def nifti_affine(header: Any, shape: tuple[int, int, int], case: str) -> tuple[n
     """
     affine, notices = _chosen(header, shape, case)
     check_affine(affine, case)
-    degrees = shear_degrees(affine)
-    if degrees > SHEAR_DEGREES:
-        text = f"case {case}: the axes lean by {degrees:.1f} degrees (gantry tilt); the affine carries it."
-        notices.append(Notice("sheared-slices", text))
+    notices += shear_notices(affine, case)
     unit = int(header["xyzt_units"]) & 7
     if unit not in _MM:
         raise GeometryError(f"case {case}: xyzt_units names no length. Write the header again.", "bad-units")

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import StudyError
-from ..volume import Notice, Volume
-from .geometry import SHEAR_DEGREES, plane_name, shear_degrees, voxel_spacing
+from ..volume import Volume
+from .geometry import plane_name, voxel_spacing
 from .metaimage import read_metaimage
 from .nrrd import read_nrrd
 from .raster_header import RasterHeader
 from .study import MAX_VOXELS, Series
-from .volume_file import file_case, open_volume, value_notices
+from .volume_file import file_case, open_volume, shear_notices, value_notices
 from .voxel_data import read_voxels
 
 _NRRD = re.compile(rb"NRRD000[1-5]")
@@ -57,7 +57,7 @@ def describe_raster(path: Path, max_voxels: int = MAX_VOXELS, case: str | None =
         spacing=voxel_spacing(header.affine),
         plane=plane_name(header.affine),
         affine=header.affine,
-        notices=(*header.notices, *_shear(header.affine, case)),
+        notices=(*header.notices, *shear_notices(header.affine, case)),
     )
 
 
@@ -88,9 +88,3 @@ def _header(path: Path, case: str, max_voxels: int) -> RasterHeader:
     with open_volume(path) as file:
         is_nrrd = _NRRD.match(file.read(8))
     return (read_nrrd if is_nrrd else read_metaimage)(path, case, max_voxels)
-
-
-def _shear(affine: np.ndarray, case: str) -> tuple[Notice, ...]:
-    degrees = shear_degrees(affine)
-    text = f"case {case}: the axes lean by {degrees:.1f} degrees (gantry tilt); the affine carries it."
-    return (Notice("sheared-slices", text),) if degrees > SHEAR_DEGREES else ()

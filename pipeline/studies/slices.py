@@ -7,6 +7,7 @@ do not lie on it are interpolated between their true neighbours. Places are LPS 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,9 +162,8 @@ def _shifts(
             "others. Export the series again.",
             "shifted-slice",
         )
-    shown = ", ".join(f"slice {index} by {distances[index]:.2f} mm" for index in moved[:SHOWN])
-    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
-    text = f"series {name}: {shown}{more} sideways of the line through the others; moved to it by interpolation."
+    shown = _shown([f"slice {index} by {distances[index]:.2f} mm" for index in moved])
+    text = f"series {name}: {shown} sideways of the line through the others; moved to it by interpolation."
     axes = np.stack([orientation[:3] / pixel_spacing[1], orientation[3:] / pixel_spacing[0]])
     return tuple((float(u), float(v)) for u, v in off @ axes.T), (Notice("shifted-slice", text),)
 
@@ -220,10 +220,12 @@ def _uneven(steps: np.ndarray, usual: float, size: int, z: tuple[float, ...], na
 
 
 def _listed(what: str, steps: np.ndarray, which: np.ndarray) -> str:
-    named = ", ".join(
-        f"{what} of {steps[index]:.2f} mm after slice {index} of {len(steps) + 1}" for index in which[:SHOWN]
-    )
-    return named + (f" and {len(which) - SHOWN} more" if len(which) > SHOWN else "")
+    return _shown([f"{what} of {steps[index]:.2f} mm after slice {index} of {len(steps) + 1}" for index in which])
+
+
+def _shown(texts: Sequence[str]) -> str:
+    """The first of the texts, and how many more there are."""
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
 def _sheared(affine: np.ndarray, pixel_spacing: np.ndarray, size: int, name: str) -> tuple[Notice, ...]:

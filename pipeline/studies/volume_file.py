@@ -12,13 +12,14 @@ import numpy as np
 
 from ..errors import StudyError
 from ..volume import Notice
+from .geometry import SHEAR_DEGREES, shear_degrees
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 EXACT = 2**24
 """Whole numbers up to this are exact in float32."""
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 
 
 def file_case(path: Path) -> str:
@@ -36,7 +37,7 @@ def safe_name(text: str) -> str:
 def is_gzip(path: Path) -> bool:
     """Whether the file's content, whatever its name, is gzip."""
     with path.open("rb") as file:
-        return file.read(2) == _GZIP
+        return file.read(2) == GZIP
 
 
 def open_volume(path: Path) -> IO[bytes]:
@@ -106,6 +107,13 @@ def allocate(voxels: int, dtype: np.dtype[Any], case: str) -> np.ndarray:
             "a larger machine.",
             "too-large",
         ) from None
+
+
+def shear_notices(affine: np.ndarray, case: str) -> tuple[Notice, ...]:
+    """What to know of an affine (4, 4) whose axes meet at another angle than a right one."""
+    degrees = shear_degrees(affine)
+    text = f"case {case}: the axes lean by {degrees:.1f} degrees (gantry tilt); the affine carries it."
+    return (Notice("sheared-slices", text),) if degrees > SHEAR_DEGREES else ()
 
 
 def value_notices(array: np.ndarray, case: str) -> tuple[Notice, ...]:
