@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from .errors import PipelineError, StudyError, UsageError
+from .errors import PipelineError, StudyError, UsageError, our_own
 
 if TYPE_CHECKING:
     from .segment import CaseResult
@@ -37,10 +37,7 @@ class _Door(TyperGroup):
         except Exception as error:
             if type(error).__module__.startswith(("typer", "click")):  # wrong arguments, and the end of a command
                 raise
-            status, message = (
-                1,
-                f"{type(error).__name__} in scanloom itself. Run again with --debug and report the trace.",
-            )
+            status, message = 1, our_own(error)
             _show_trace(error)
         typer.echo(f"scanloom: {message}", err=True)
         raise typer.Exit(status)

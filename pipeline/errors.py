@@ -1,5 +1,8 @@
 """Errors that a user can mend. Each message is one line: what, where, how to mend; nothing of the patient."""
 
+SOME_FAILED = 4
+"""Exit status where some of several cases failed."""
+
 
 class PipelineError(Exception):
     """Something that stops one case or one command; the command line prints its message and exits with its status."""
@@ -37,3 +40,8 @@ class GeometryError(StudyError):
 
 class BundleError(PipelineError):
     """A bundle that is missing, incomplete or contradicts itself."""
+
+
+def our_own(error: BaseException) -> str:
+    """The line for an error that is a mistake of ours; its own text may hold values of the input."""
+    return f"{type(error).__name__} in scanloom itself. Run again with --debug and report the trace."

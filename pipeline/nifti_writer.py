@@ -14,13 +14,12 @@ from isal import igzip, isal_zlib
 
 from .atomic import atomic
 from .errors import PipelineError
+from .shear import is_sheared
 
 SCANNER_ANAT = 1
 """NIFTI_XFORM_SCANNER_ANAT: the affine leads to the scanner's own coordinates. Source: nifti1.h."""
 LARGEST_AXIS = 2**15 - 1
 """Voxels along an axis: `dim` is a 16-bit integer. Source: nifti1.h."""
-RIGHT_ANGLE = 1e-3
-"""Largest cosine between axes that counts as a right angle blurred by a header's rounding, not as shear."""
 QFORM_COSINE = 1e-4
 """Largest cosine between axes that a qform may lose: 0.03 mm over 300 mm, where readers prefer it to the sform."""
 COMPRESSION = 2
@@ -102,12 +101,6 @@ def stored_type(dtype: np.dtype) -> np.dtype:
         return np.dtype(np.uint8)
     size = min(max(dtype.itemsize, 4), 8) if dtype.kind == "f" else dtype.itemsize
     return np.dtype(f"<{dtype.kind}{size}")
-
-
-def is_sheared(affine: np.ndarray, largest_cosine: float = RIGHT_ANGLE) -> bool:
-    """Whether two axes of the grid meet at another angle than a right one."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > largest_cosine)
 
 
 class _Counted:

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
-from .errors import PipelineError, UsageError
+from .errors import SOME_FAILED, PipelineError, UsageError, our_own
 from .lock import locked
 from .outputs import (
     RunFacts,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .inference.predictor import Predictor
 
 log = logging.getLogger("scanloom.segment")
-
-SOME_FAILED = 4
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,7 @@ def _segment_all(bundle: Bundle, options: PredictOptions, studies: StudyProcess,
             log.debug("case failed", exc_info=True)
             name = result.case or f"input {len(results) + 1}"
             result.status = "failed"
-            result.error = PipelineError(
-                f"{name}: {type(error).__name__} in scanloom itself. Run again with --debug and report the trace."
-            )
+            result.error = PipelineError(f"{name}: {our_own(error)}")
             result.error.__cause__ = error
         result.seconds = perf_counter() - started
         results.append(result)

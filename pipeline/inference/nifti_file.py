@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..atomic import atomic
 from ..errors import StudyError
-from ..nifti_writer import SCANNER_ANAT, is_sheared
+from ..nifti_writer import SCANNER_ANAT
 from ..progress import Report, silent
+from ..shear import is_sheared
 from .facts import InferenceFacts
 from .runner import Network
 from .scan import ArrayScan

@@ -17,7 +17,7 @@ from monai.transforms import Compose, LoadImage, LoadImaged
 from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import BundleError
-from ..nifti_writer import is_sheared
+from ..shear import is_sheared
 from ..volume import Volume
 
 SPACING_STEP_MM = 2.0**-16

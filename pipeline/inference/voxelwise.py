@@ -15,7 +15,7 @@ from monai import transforms as monai_transforms
 from monai.transforms import Compose, Transform
 from torch import Tensor
 
-from ..nifti_writer import is_sheared
+from ..shear import is_sheared
 from ..volume import Volume
 from .prepare import SPACING_STEP_MM, after_loader
 

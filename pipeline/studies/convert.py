@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..bundle import SeriesRule
-from ..errors import PipelineError, StudyError
+from ..errors import SOME_FAILED, PipelineError, StudyError
 from ..lock import locked
 from ..nifti_writer import write_nifti_volume
 from ..progress import Report, silent
@@ -16,7 +16,6 @@ from ..volume import Volume
 from .study import Series, select_series
 
 ANY_SERIES = SeriesRule()
-SOME_FAILED = 4
 
 
 class Studies(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import GeometryError
+from ..shear import largest_cosine
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Left-posterior-superior to right-anterior-superior: x and y change sign. Its own inverse."""
@@ -128,9 +129,7 @@ def shear_degrees(affine: np.ndarray) -> float:
     Args:
         affine: (4, 4), voxel index -> mm.
     """
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = np.abs(axes.T @ axes)[np.triu_indices(3, 1)]
-    return float(np.degrees(np.arcsin(np.clip(np.max(cosines), 0, 1))))
+    return float(np.degrees(np.arcsin(np.clip(largest_cosine(affine), 0, 1))))
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PipelineError, StudyError
+from ..errors import PipelineError, StudyError, our_own
 from ..volume import Volume
 from . import find_series, read_series
 from .messages import receive, send
@@ -79,10 +79,7 @@ class _Answer:
             return "failed", StudyError("the input needs more memory than its size allows; is it damaged?", "too-large")
         except Exception as error:  # the outermost door of this process; its standard error is shown with --debug
             traceback.print_exc()
-            name = type(error).__name__
-            return "failed", PipelineError(
-                f"reading the input: {name} in scanloom itself. Run again with --debug and report the trace."
-            )
+            return "failed", PipelineError(f"reading the input: {our_own(error)}")
 
     def _read(self, series: Series) -> tuple[str, Any]:
         files = sum(file.stat().st_size for file in series.files if file.exists())
