@@ -13,7 +13,18 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("networks", "transforms", "pipeline")
 ROOMS = ("studies", "inference", "outputs", "training")
-SHARED = ("atomic", "volume", "bundle", "errors", "progress", "device", "nifti_writer", "lock", "shear")
+SHARED = (
+    "atomic",
+    "volume",
+    "bundle",
+    "errors",
+    "progress",
+    "device",
+    "nifti_writer",
+    "lock",
+    "shear",
+    "dicom_reading",
+)
 
 
 def imports_of(file: Path, package: str) -> Iterator[str]:

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM
+
+from ..dicom_reading import element_text
 
 CHARACTER_SET = "ISO_IR 192"
 """UTF-8: holds the text of every source, whatever its own character set."""
@@ -114,14 +115,7 @@ def valid_text(source: Dataset, keyword: str) -> str:
 
 def raw_text(source: Dataset, keyword: str) -> str:
     """The value as text, without the padding of its ends; empty where it is missing or can not be decoded."""
-    try:
-        value = source.get(keyword)
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
-        return ""
-    if value is None:
-        return ""
-    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
-    return text.strip(" \0").encode("utf-8", "replace").decode("utf-8")
+    return element_text(source, keyword).encode("utf-8", "replace").decode("utf-8")
 
 
 def _cleaned(text: str, longest: int) -> str:

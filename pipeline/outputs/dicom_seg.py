@@ -16,13 +16,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 
 from ..bundle import Bundle
+from ..dicom_reading import quiet_dicom
 from ..errors import StudyError
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, WrittenSegmentation
-from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING, describe_segments
 

@@ -17,27 +17,16 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import StudyError, UsageError
 from ..volume import SourceSlice, Volume
 from .dicom_attributes import of_the_images, patient_and_study, raw_text
 from .dicom_planes import DicomSource, SourcePlane, uid_of
-from .dicom_quiet import quiet_dicom
 
 OFF_PLANE_VOXELS = 0.5
 """How far, in voxels of the finest axis, a header's place may lie from the volume's."""
 EVEN_VOXELS = 1e-3
 """Steps between planes that differ by less, in voxels, are one spacing."""
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    pydicom.errors.InvalidDicomError,
-)
-"""What pydicom raises at a header that it can not read."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -16,12 +16,12 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from ..bundle import Bundle, LabelClass
+from ..dicom_reading import quiet_dicom
 from ..errors import StudyError
 from ..volume import Volume
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, WrittenSegmentation, uid_of
-from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
 from .measure import LabelMeasurement
 from .seg_segments import LONG_STRING, concept, tracking_uid

@@ -16,13 +16,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from ..bundle import Bundle, Code, LabelClass
+from ..dicom_reading import quiet_dicom
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_contours import keyhole_contours
 from .dicom_file import write_dicom
 from .dicom_planes import DicomSource, SourcePlane
-from .dicom_quiet import quiet_dicom
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING
 

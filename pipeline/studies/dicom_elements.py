@@ -7,20 +7,14 @@ Source: DICOM PS3.5 section 7.1 (elements), PS3.10 section 7.1 (file meta inform
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
-import warnings
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -28,27 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    BytesLengthException,
-    InvalidDicomError,
-)
-"""What pydicom and its decoders raise on broken input."""
+from ..dicom_reading import UNREADABLE, element_text, quiet_dicom
 
 TAGS: Mapping[str, int] = {
     "SpecificCharacterSet": 0x00080005,
@@ -146,20 +120,6 @@ class Elements:
         return self.texts.get(keyword, "")
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Within it pydicom warns and logs nothing: its messages quote values, which may be the patient's."""
-    logger = logging.getLogger("pydicom")
-    disabled = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = disabled
-
-
 def read_elements(path: Path) -> Elements:
     """The elements of a file that looks like DICOM, with or without the preamble of a Part 10 file.
 
@@ -172,7 +132,7 @@ def read_elements(path: Path) -> Elements:
         if walked is not None:
             return walked
         file.seek(0)
-        with quiet_pydicom():
+        with quiet_dicom():
             return _parse(file)
 
 
@@ -188,16 +148,6 @@ def read_dataset(path: Path | BinaryIO, **options: Any) -> Any:
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return dataset
-
-
-def element_text(dataset: Any, keyword: str) -> str:
-    """An element's text, values joined by a backslash; empty where it is absent or can not be decoded."""
-    try:
-        value = dataset.get(keyword)
-        parts = list(value) if isinstance(value, (list, tuple, MultiValue)) else [value]
-        return "" if value is None else "\\".join(str(part) for part in parts).strip(" \0")
-    except UNREADABLE:
-        return ""
 
 
 class _UnknownError(Exception):

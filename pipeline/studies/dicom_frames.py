@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..dicom_reading import UNREADABLE, element_text, quiet_dicom
 from ..errors import StudyError
-from .dicom_elements import UNREADABLE, element_text, quiet_pydicom, read_dataset
+from .dicom_elements import read_dataset
 from .dicom_header import Header, number, numbers, rescale_number
 
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
@@ -29,7 +30,7 @@ def frame_headers(header: Header) -> list[Header]:
     Raises:
         UNREADABLE: the file breaks off.
     """
-    with quiet_pydicom():
+    with quiet_dicom():
         dataset = read_dataset(header.path, stop_before_pixels=True)
         shared = _first(dataset, "SharedFunctionalGroupsSequence")
         groups = _items(dataset, "PerFrameFunctionalGroupsSequence")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import StudyError
-from .dicom_elements import UNREADABLE, quiet_pydicom, read_dataset
+from .dicom_elements import read_dataset
 from .dicom_header import Header
 
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
@@ -71,7 +72,7 @@ def without_unused_bits(plane: np.ndarray, stored: int, high: int) -> np.ndarray
 def _decoded_planes(planes: Sequence[Header], where: str) -> Iterator[np.ndarray]:
     """Pixels of one file through pydicom, a frame at a time."""
     first = planes[0]
-    with quiet_pydicom():
+    with quiet_dicom():
         try:
             dataset = read_dataset(first.path)
             for header in planes:

@@ -178,7 +178,7 @@ def _vanishing_folder() -> Path:
 
 
 def _sort_in_dicom(file: Path, found: _Found, certain: bool) -> None:
-    from .dicom_elements import UNREADABLE  # pydicom is imported where a file needs it
+    from ..dicom_reading import UNREADABLE  # pydicom is imported where a file needs it
     from .dicom_header import read_headers
 
     try:

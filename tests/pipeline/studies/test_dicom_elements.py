@@ -14,13 +14,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
+from scanloom.pipeline.dicom_reading import UNREADABLE, quiet_dicom
 from scanloom.pipeline.studies import dicom_elements
-from scanloom.pipeline.studies.dicom_elements import UNREADABLE, read_elements
+from scanloom.pipeline.studies.dicom_elements import read_elements
 from scanloom.pipeline.studies.dicom_header import numbers
 
 
 def by_pydicom(path):
-    with path.open("rb") as file, dicom_elements.quiet_pydicom():
+    with path.open("rb") as file, quiet_dicom():
         return dicom_elements._parse(file)
 
 
