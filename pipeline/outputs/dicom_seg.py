@@ -7,7 +7,6 @@ the true instances and frames. Source: DICOM PS3.3 A.51, C.8.20, C.7.6.16.2.6.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import highdicom as hd
@@ -17,11 +16,11 @@ from pydicom.uid import CTImageStorage, generate_uid
 
 from ..bundle import Bundle
 from ..dicom_reading import quiet_dicom
-from ..errors import StudyError
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
+from .dicom_maker import equipment, refusing
 from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING, describe_segments
@@ -87,7 +86,7 @@ def _segment_frames(labels: np.ndarray, source: DicomSource, bundle: Bundle) -> 
 def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bool) -> hd.seg.Segmentation:
     kinds = hd.seg.SegmentationTypeValues
     copies = frames.itemsize if labelmap else len(bundle.labels) / 8
-    try:
+    with refusing(source.case, "DICOM SEG", "Predict with --format nifti."):
         return hd.seg.Segmentation(
             source_images=_stand_ins(source),
             pixel_array=frames,
@@ -97,10 +96,7 @@ def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bo
             series_number=SERIES_NUMBER_OFFSET + source.series_number,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=1,
-            manufacturer="scanloom",
-            manufacturer_model_name=bundle.name[:LONG_STRING],
-            software_versions=version("scanloom"),
-            device_serial_number=bundle.weights_sha256,
+            **equipment(bundle),
             content_label="LABELS",
             content_description=f"{bundle.name} {bundle.version}"[:LONG_STRING],
             content_creator_name="scanloom^",
@@ -108,13 +104,6 @@ def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bo
             omit_empty_frames=frames.size * copies > ALL_FRAMES_LIMIT_BYTES,
             specific_character_set=CHARACTER_SET,
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # The library's own text may quote the patient's attributes: only the kind of the error is passed on.
-        raise StudyError(
-            f"case {source.case}: highdicom can not make a DICOM SEG of this series ({type(error).__name__}). "
-            "Predict with --format nifti.",
-            code="seg-source",
-        ) from None
 
 
 def _stand_ins(source: DicomSource) -> list[Dataset]:

@@ -7,7 +7,6 @@ as 0 cm3 and has no mean. Source: DICOM PS3.3 A.35.3, PS3.16 TID 1500, 1411, 141
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from highdicom import sr
@@ -17,10 +16,10 @@ from pydicom.uid import generate_uid
 
 from ..bundle import Bundle, LabelClass
 from ..dicom_reading import quiet_dicom
-from ..errors import StudyError
 from ..volume import Volume
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
+from .dicom_maker import equipment, refusing
 from .dicom_planes import DicomSource, WrittenSegmentation, uid_of
 from .dicom_source import read_source, require_dicom
 from .measure import LabelMeasurement
@@ -65,15 +64,9 @@ def write_dicom_sr(
     require_dicom(volume, "dicom-sr")
     source = read_source(volume)
     with quiet_dicom():
-        try:
+        instead = "Leave out --format dicom-sr; measurements.json holds the same numbers."
+        with refusing(volume.case, "DICOM SR", instead):
             report = _build(source, measurements, volume.modality or "", bundle, segmentation)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            # The library's own text may quote the patient's attributes: only the kind of the error is passed on.
-            raise StudyError(
-                f"case {volume.case}: highdicom can not make a DICOM SR of this series ({type(error).__name__}). "
-                "Leave out --format dicom-sr; measurements.json holds the same numbers.",
-                code="seg-source",
-            ) from None
         write_dicom(path, report)
 
 
@@ -100,10 +93,7 @@ def _build(
         series_number=SERIES_NUMBER_OFFSET + source.series_number,
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
-        manufacturer="scanloom",
-        manufacturer_model_name=bundle.name[:LONG_STRING],
-        software_versions=version("scanloom"),
-        device_serial_number=bundle.weights_sha256,
+        **equipment(bundle),
         series_description=f"{bundle.name} measurements"[:LONG_STRING],
         is_complete=True,
         specific_character_set=CHARACTER_SET,

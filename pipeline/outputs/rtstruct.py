@@ -8,7 +8,6 @@ Source: DICOM PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
 from __future__ import annotations
 
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_contours import keyhole_contours
 from .dicom_file import write_dicom
+from .dicom_maker import equipment
 from .dicom_planes import DicomSource, SourcePlane
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING
@@ -77,8 +77,9 @@ def _head(source: DicomSource, bundle: Bundle) -> Dataset:
     head.SeriesNumber = SERIES_NUMBER_OFFSET + source.series_number
     head.SeriesDescription = f"{bundle.name} contours"[:LONG_STRING]
     head.FrameOfReferenceUID, head.PositionReferenceIndicator = source.frame_of_reference, ""
-    head.Manufacturer, head.ManufacturerModelName = "scanloom", bundle.name[:LONG_STRING]
-    head.DeviceSerialNumber, head.SoftwareVersions = bundle.weights_sha256, version("scanloom")
+    maker = equipment(bundle)
+    head.Manufacturer, head.ManufacturerModelName = maker["manufacturer"], maker["manufacturer_model_name"]
+    head.DeviceSerialNumber, head.SoftwareVersions = maker["device_serial_number"], maker["software_versions"]
     head.InstanceNumber = 1
     head.StructureSetLabel = bundle.name[:SHORT_STRING]
     head.StructureSetDescription = f"{bundle.name} {bundle.version}, not for diagnosis or treatment"[:1024]
