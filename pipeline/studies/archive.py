@@ -6,7 +6,6 @@ inside an archive are unpacked, too, but not those inside these.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..errors import StudyError
 from .archive_kind import BLOCK, archive_kind
 from .archive_limits import ArchiveLimits, Budget, no_room
 from .archive_members import Member, members
-from .volume_file import SUFFIXES, file_case
+from .volume_file import SUFFIXES, file_case, short_digest
 
 _DEPTH = 1
 """Levels of archives inside an archive that are unpacked."""
@@ -125,7 +124,7 @@ class _Unpacking:
                     target.write(chunk)
         except OSError as error:
             raise no_room(self._budget.where, error.strerror or type(error).__name__) from None
-        origin = hashlib.sha256(f"{outer}/{member.name}".encode(errors="backslashreplace")).hexdigest()[:8]
+        origin = short_digest(f"{outer}/{member.name}".encode(errors="backslashreplace"))
         return Unpacked(file, name, origin)
 
 

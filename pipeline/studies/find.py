@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import tempfile
@@ -21,7 +20,7 @@ from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
 from .raster import describe_raster, is_raster
 from .study import MAX_VOXELS, Series
-from .volume_file import GZIP, SUFFIXES, file_case, open_volume, read_errors
+from .volume_file import GZIP, SUFFIXES, file_case, open_volume, read_errors, short_digest
 
 if TYPE_CHECKING:
     from .dicom_header import Header
@@ -166,7 +165,7 @@ def _sort_in_archive(file: Path, found: _Found) -> None:
             found.origins |= {one.files[0]: member.origin for one in found.volumes[known:]}
     except StudyError as reason:
         del found.volumes[before[0] :], found.headers[before[1] :]
-        digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]
+        digest = short_digest(os.fsencode(file.name))
         found.volumes.append(Series(case=f"archive-{digest}", kind="archive", files=(file,), refused=reason))
 
 
@@ -231,7 +230,7 @@ def _with_own_names(volumes: list[Series], origins: Mapping[Path, str]) -> list[
 
     def name(one: Series) -> str:
         path = one.files[0]
-        digest = origins.get(path) or hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+        digest = origins.get(path) or short_digest(os.fsencode(path))
         return one.case if counts[one.case] == 1 else f"{one.case}-{digest}"
 
     return [replace(one, case=name(one)) for one in volumes]

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import StudyError
 from ..volume import Volume
-from .geometry import plane_name, voxel_spacing
+from .file_series import describe_file, header_again
 from .nifti_header import NiftiHeader, is_nifti, read_header
 from .study import MAX_VOXELS, Series
 from .volume_file import allocate, file_case, value_notices
@@ -28,21 +27,7 @@ def describe_nifti(path: Path, max_voxels: int = MAX_VOXELS, case: str | None = 
         max_voxels: more are refused.
         case: its name; the file's stem where None.
     """
-    case = file_case(path) if case is None else case
-    try:
-        header = read_header(path, case, max_voxels)
-    except StudyError as reason:
-        return Series(case=case, kind="nifti", files=(path,), refused=reason)
-    return Series(
-        case=case,
-        kind="nifti",
-        files=(path,),
-        shape=header.stored.shape,
-        spacing=voxel_spacing(header.affine),
-        plane=plane_name(header.affine),
-        affine=header.affine,
-        notices=header.notices,
-    )
+    return describe_file(path, "nifti", file_case(path) if case is None else case, max_voxels, read_header)
 
 
 def read_nifti(series: Series) -> Volume:
@@ -54,11 +39,8 @@ def read_nifti(series: Series) -> Volume:
     Raises:
         StudyError: the file is cut short, damaged, or much longer than its header says.
     """
-    assert series.shape is not None and series.affine is not None
-    path, case = series.files[0], series.case
-    header = read_header(path, case, int(np.prod(series.shape)))
-    if header.stored.shape != series.shape:
-        raise StudyError(f"case {case}: the file changed while it was read. Try again.", "unreadable")
+    assert series.affine is not None
+    case, header = series.case, header_again(series, read_header)
     stored, notices = read_voxels(header.stored, case)
     array = _scaled(stored, header, case)
     return Volume(

@@ -7,13 +7,13 @@ second to import; the tests compare with it.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import StudyError
 from ..volume import Volume
-from .geometry import plane_name, voxel_spacing
+from .file_series import describe_file, header_again
 from .metaimage import read_metaimage
 from .nrrd import read_nrrd
 from .raster_header import RasterHeader
@@ -44,21 +44,7 @@ def describe_raster(path: Path, max_voxels: int = MAX_VOXELS, case: str | None =
         max_voxels: more are refused.
         case: its name; the file's stem where None.
     """
-    case = file_case(path) if case is None else case
-    try:
-        header = _header(path, case, max_voxels)
-    except StudyError as reason:
-        return Series(case=case, kind="raster", files=(path,), refused=reason)
-    return Series(
-        case=case,
-        kind="raster",
-        files=(path,),
-        shape=header.stored.shape,
-        spacing=voxel_spacing(header.affine),
-        plane=plane_name(header.affine),
-        affine=header.affine,
-        notices=(*header.notices, *shear_notices(header.affine, case)),
-    )
+    return describe_file(path, "raster", file_case(path) if case is None else case, max_voxels, _header)
 
 
 def read_raster(series: Series) -> Volume:
@@ -70,11 +56,8 @@ def read_raster(series: Series) -> Volume:
     Raises:
         StudyError: the file is cut short, damaged, or much longer than its header says.
     """
-    assert series.shape is not None and series.affine is not None
-    case = series.case
-    header = _header(series.files[0], case, int(np.prod(series.shape)))
-    if header.stored.shape != series.shape:
-        raise StudyError(f"case {case}: the file changed while it was read. Try again.", "unreadable")
+    assert series.affine is not None
+    case, header = series.case, header_again(series, _header)
     array, notices = read_voxels(header.stored, case)
     return Volume(
         array=array[np.newaxis],
@@ -87,4 +70,5 @@ def read_raster(series: Series) -> Volume:
 def _header(path: Path, case: str, max_voxels: int) -> RasterHeader:
     with open_volume(path) as file:
         is_nrrd = _NRRD.match(file.read(8))
-    return (read_nrrd if is_nrrd else read_metaimage)(path, case, max_voxels)
+    header = (read_nrrd if is_nrrd else read_metaimage)(path, case, max_voxels)
+    return replace(header, notices=(*header.notices, *shear_notices(header.affine, case)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import numpy as np
 from ..bundle import SeriesRule
 from ..errors import StudyError
 from ..volume import Notice
-from .volume_file import safe_name
+from .volume_file import safe_name, short_digest
 
 if TYPE_CHECKING:
     from .dicom_header import Header
@@ -194,7 +193,7 @@ def _with_passed_over(chosen: Series, refused: Sequence[Series], label_maps: Seq
 def dicom_case(modality: str, uid: str) -> str:
     """The name of a DICOM case: modality, and 8 hex digits of the SHA-256 of its SeriesInstanceUID."""
     prefix = re.sub(r"[^a-z0-9]", "", modality.lower())[:16] or "ot"
-    return f"{prefix}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+    return f"{prefix}-{short_digest(uid.encode())}"
 
 
 def source_case(folder: Path, uid: str) -> str:
@@ -202,7 +201,7 @@ def source_case(folder: Path, uid: str) -> str:
 
     With 8 hex digits of the SHA-256 of its SeriesInstanceUID, because a folder may hold several series.
     """
-    return f"{safe_name(folder.name) or 'study'}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+    return f"{safe_name(folder.name) or 'study'}-{short_digest(uid.encode())}"
 
 
 def _named(series: Sequence[Series], rule: SeriesRule, wanted: str) -> Series:

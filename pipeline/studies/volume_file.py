@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Sequence
@@ -32,6 +33,11 @@ def file_case(path: Path) -> str:
 def safe_name(text: str) -> str:
     """The text without what a folder's name can not hold."""
     return re.sub(r"[^\w.+=@ -]", "_", text).strip(" .")
+
+
+def short_digest(content: bytes) -> str:
+    """8 hex digits of the SHA-256, which tell names apart and give nothing away."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def is_gzip(path: Path) -> bool:
