@@ -12,14 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import PipelineError, StudyError, UsageError, our_own
+from .limits import MAX_VOXELS
 
 if TYPE_CHECKING:
     from .segment import CaseResult
     from .studies.convert import Conversion
 
 INTERRUPTED = 130
-MAX_VOXELS = 2**31
-"""`studies.study.MAX_VOXELS`, which is not imported here."""
 DEBUG = "--debug"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
 from .errors import SOME_FAILED, PipelineError, UsageError, our_own
+from .limits import MAX_VOXELS
 from .lock import locked
 from .outputs import (
     RunFacts,
@@ -25,7 +26,7 @@ from .outputs import (
     write_summary,
 )
 from .progress import Report, silent
-from .studies import MAX_VOXELS, Series, select_series
+from .studies import Series, select_series
 from .studies.isolation import StudyProcess
 from .trust import require_trust
 

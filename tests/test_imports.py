@@ -23,6 +23,7 @@ SHARED = (
     "nifti_writer",
     "lock",
     "shear",
+    "limits",
     "dicom_reading",
 )
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..volume import Volume
 from .find import find_series
-from .study import MAX_VOXELS, AmbiguousSeriesError, Series, select_series
+from .study import AmbiguousSeriesError, Series, select_series
 
-__all__ = ["MAX_VOXELS", "AmbiguousSeriesError", "Series", "find_series", "read_series", "select_series"]
+__all__ = ["AmbiguousSeriesError", "Series", "find_series", "read_series", "select_series"]
 
 
 def read_series(

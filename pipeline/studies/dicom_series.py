@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import StudyError
+from ..limits import MAX_VOXELS
 from ..volume import Notice
 from .dicom_checks import check_kind, check_same, check_size, remarks
 from .dicom_stacks import Stack, split_stacks
 from .geometry import lps_to_ras, plane_affine, plane_name, slice_normal, voxel_spacing
 from .slices import SliceGrid, grid_slices
-from .study import MAX_VOXELS, Series, dicom_case, source_case
+from .study import Series, dicom_case, source_case
 
 if TYPE_CHECKING:
     from .dicom_header import Header

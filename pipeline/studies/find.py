@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StudyError, UsageError
+from ..limits import MAX_VOXELS
 from ..volume import Notice
 from .archive import is_archive, unpack
 from .dicom_series import group_series
 from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
 from .raster import describe_raster, is_raster
-from .study import MAX_VOXELS, Series
+from .study import Series
 from .volume_file import GZIP, SUFFIXES, file_case, open_volume, read_errors, short_digest
 
 if TYPE_CHECKING:

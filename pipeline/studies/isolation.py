@@ -21,10 +21,11 @@ from typing import Any, Self
 import numpy as np
 
 from ..errors import StudyError
+from ..limits import MAX_VOXELS
 from ..volume import Volume
 from .messages import receive, send
 from .shared_memory import array_in
-from .study import MAX_VOXELS, Series
+from .study import Series
 
 PATIENCE_SECONDS = 60.0
 """How long the worker may be silent; it tells after each file and slice that it goes on."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..limits import MAX_VOXELS
 from ..volume import Volume
 from .file_series import describe_file, header_again
 from .nifti_header import NiftiHeader, is_nifti, read_header
-from .study import MAX_VOXELS, Series
+from .study import Series
 from .volume_file import allocate, file_case, value_notices
 from .voxel_data import read_voxels
 

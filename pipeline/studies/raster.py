@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..limits import MAX_VOXELS
 from ..volume import Volume
 from .file_series import describe_file, header_again
 from .metaimage import read_metaimage
 from .nrrd import read_nrrd
 from .raster_header import RasterHeader
-from .study import MAX_VOXELS, Series
+from .study import Series
 from .volume_file import file_case, open_volume, shear_notices, value_notices
 from .voxel_data import read_voxels
 

@@ -18,9 +18,6 @@ from .volume_file import safe_name, short_digest
 if TYPE_CHECKING:
     from .dicom_header import Header
 
-MAX_VOXELS = 2**31
-"""More than this is refused before anything is allocated: 8 GiB as float32."""
-
 
 @dataclass(frozen=True)
 class Series:
