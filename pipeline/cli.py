@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from .bundle_commands import bundle_app
 from .errors import PipelineError, StudyError, UsageError, our_own
 from .limits import MAX_VOXELS
 
@@ -52,6 +53,7 @@ app = typer.Typer(
     "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 input refused, 4 some of several cases failed. "
     f"{DEBUG} shows the trace of an error.",
 )
+app.add_typer(bundle_app, name="bundle")
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
