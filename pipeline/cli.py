@@ -196,6 +196,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Epochs; the bundle's own number if not given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: DeviceOption = "auto",
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic/--no-deterministic", help="Same seed, same weights; the default on a processor."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override an id of the train config.")
@@ -208,17 +212,19 @@ def train(
     _check_paths([dataset])
     from .bundle import find_bundle
     from .progress import ProgressBar
-    from .training.train import TrainOptions, train_all_folds
+    from .training.all_folds import train_all_folds
+    from .training.options import TrainOptions
+    from .training.processes import is_first_process
     from .training.train import train as run
     from .trust import record_trust, require_trust
 
     found = find_bundle(bundle)
     require_trust(found, given=trust_bundle)
-    options = TrainOptions(dataset, output, held_out, folds, epochs, seed, device, resume, overrides)
+    options = TrainOptions(dataset, output, held_out, folds, epochs, seed, device, deterministic, resume, overrides)
     _quiet_libraries()
     with ProgressBar("train") as report:
         trained = train_all_folds(found, options, report) if all_folds else [run(found, options, report)]
-    for each in trained:
+    for each in trained if is_first_process() else ():
         record_trust(each)
         typer.echo(str(each.folder))
 

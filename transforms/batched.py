@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,17 @@ class Batched(Randomizable, Transform):
 
     def __init__(self, transform: Callable[[Any], Any]) -> None:
         self.transform = transform
+        self._seeds: list[int] = []
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> Batched:
         """Seed the transform, if it is random."""
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(seed, state)
         return self
+
+    def seed_samples(self, seeds: Iterable[int]) -> None:
+        """Give each sample of the next batch a seed of its own: its draw is then the same in any batch."""
+        self._seeds = [int(seed) for seed in seeds]
 
     def randomize(self, data: Any) -> None:
         """Nothing: the transform draws for each sample when it is applied."""
@@ -43,11 +48,12 @@ class Batched(Randomizable, Transform):
         Returns:
             The same with new tensors, and what the transform has added; what it leaves alone stays.
         Raises:
-            ValueError: there is no tensor, or the tensors hold different numbers of samples.
+            ValueError: there is no tensor, or the tensors hold different numbers of samples, or not as many as there
+                are seeds of `seed_samples`.
         """
         if isinstance(batch, Mapping):
             return self._dictionary(batch)
-        return _stacked([self.transform(sample) for sample in _samples(batch)], batch)
+        return _stacked(self._each(_samples(batch)), batch)
 
     def _dictionary(self, batch: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim > 2}
@@ -58,13 +64,26 @@ class Batched(Randomizable, Transform):
             raise ValueError(f"the tensors hold different numbers of samples: {counts}.")
         samples = zip(*(_samples(value) for value in tensors.values()), strict=True)
         inputs = [dict(zip(tensors, sample, strict=True)) for sample in samples]
-        outputs = [self.transform(sample) for sample in inputs]
+        outputs = self._each(inputs)
         changed = {
             key: _stacked([output[key] for output in outputs], batch.get(key))
             for key in outputs[0]
             if any(output[key] is not given.get(key) for output, given in zip(outputs, inputs, strict=True))
         }
         return {**batch, **changed}
+
+    def _each(self, samples: list[Any]) -> list[Any]:
+        """Every sample transformed, with its own seed where there are seeds."""
+        seeds, self._seeds = self._seeds, []
+        if not seeds:
+            return [self.transform(sample) for sample in samples]
+        if len(seeds) != len(samples):
+            raise ValueError(f"{len(seeds)} seeds for {len(samples)} samples; give one a sample.")
+        transformed = []
+        for sample, seed in zip(samples, seeds, strict=True):
+            self.set_random_state(seed)
+            transformed.append(self.transform(sample))
+        return transformed
 
 
 def _samples(batch: Tensor) -> list[Tensor]:

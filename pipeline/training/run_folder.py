@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
+from ..atomic import remove_left_overs, write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
+
+PARENT = "cross_validation.json"
+"""File of a run folder with all folds that says which MLflow run is their parent."""
 
 NETWORK = "network_def"
 """Id of the network in our configs: weights fit only where training and inference agree about it."""
@@ -35,6 +41,7 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> Path:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+    remove_left_overs(folder)
     return folder / "checkpoints"
 
 
@@ -63,26 +70,50 @@ def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
     kept = {key: value for key, value in bundle.metadata.items() if key not in OF_THE_WEIGHTS}
     metadata = {**kept, "training": {**training, "weights_sha256": bundle.weights_sha256}}
     path = bundle.folder / "configs" / "metadata.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     return find_bundle(bundle.folder)
 
 
-def pool_metrics(folder: Path, folds: int) -> dict[str, float]:
-    """Write metrics.csv over all folds (each fold's best validation) and return the means over them."""
+def write_parent_run(folder: Path, run_id: str) -> None:
+    """Keep the MLflow run that the folds are children of, for a resumption."""
+    write_whole(folder / PARENT, json.dumps({"mlflow_run_id": run_id}).encode())
+
+
+def read_parent_run(folder: Path) -> str | None:
+    """The MLflow run of the folds' parent; None where none began."""
+    try:
+        return str(json.loads((folder / PARENT).read_text(encoding="utf-8"))["mlflow_run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def pool_metrics(folder: Path, folds: int) -> dict[str, tuple[float, float]]:
+    """Write metrics.csv over all folds: each fold's best validation, then their means and spreads.
+
+    Returns:
+        Of each metric the mean over the folds, and their standard deviation (of a sample; 0 for one fold).
+    """
     rows: list[dict[str, Any]] = []
     for fold in range(folds):
         with (folder / f"fold{fold}" / "metrics.csv").open(newline="", encoding="utf-8") as file:
             entries = [row for row in csv.DictReader(file) if row["metric"].startswith("val/")]
         best = max((row for row in entries if row["metric"] == "val/mean_dice"), key=lambda row: float(row["value"]))
         rows += [{"fold": fold, **row} for row in entries if row["epoch"] == best["epoch"]]
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["fold", "epoch", "metric", "value"])
-        writer.writeheader()
-        writer.writerows(rows)
-    names = dict.fromkeys(str(row["metric"]) for row in rows)
-    return {name: sum(float(row["value"]) for row in rows if row["metric"] == name) / folds for name in names}
+    pooled = {}
+    for name in dict.fromkeys(str(row["metric"]) for row in rows):
+        values = [float(row["value"]) for row in rows if row["metric"] == name]
+        pooled[name] = mean(values), stdev(values) if len(values) > 1 else 0.0
+    for name, figures in pooled.items():
+        rows += [
+            {"fold": fold, "epoch": "", "metric": name, "value": value}
+            for fold, value in zip(("mean", "spread"), figures, strict=True)
+        ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["fold", "epoch", "metric", "value"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "metrics.csv", text.getvalue().encode())
+    return pooled
 
 
 def _disown_figures(card: Path, bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..device import has_bf16
+from .order import SAMPLE_SEED
 
 Batch = Mapping[Any, Tensor]
 
@@ -19,9 +20,10 @@ class AugmentedBatch:
     """`prepare_batch` of a MONAI engine: image and label on the device, changed by batch transforms, as plain tensors.
 
     Args:
-        transforms: callables from a mapping of (B, C, *spatial) tensors to one; those with `set_random_state` are
-            seeded, each by a number of its own.
-        seed: of all random transforms here.
+        transforms: callables from a mapping of (B, C, *spatial) tensors to one. Where the batch brings its samples'
+            own seeds (see `SeededDataset`), those with `seed_samples` draw by these, so that a sample is changed alike
+            in any batch, process or resumed training.
+        seed: of the random transforms where the batch brings no seeds; each has a number of its own.
         keys: of the image and of the label.
     """
 
@@ -41,7 +43,10 @@ class AugmentedBatch:
         batch: Batch = {
             key: torch.as_tensor(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in self.keys
         }
-        for transform in self.transforms:
+        seeds = torch.as_tensor(batchdata.get(SAMPLE_SEED, ())).tolist()
+        for index, transform in enumerate(self.transforms):
+            if seeds and hasattr(transform, "seed_samples"):
+                transform.seed_samples((seed + index) % 2**32 for seed in seeds)
             batch = transform(batch)
         changed = (batch[key] for key in self.keys)
         image, label = (value.as_tensor() if isinstance(value, MetaTensor) else value for value in changed)
