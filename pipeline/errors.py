@@ -38,6 +38,20 @@ class GeometryError(StudyError):
     """The place of the voxels in the patient is missing, contradictory or not supported."""
 
 
+class DatasetError(PipelineError):
+    """A dataset that can not be trained on as it is.
+
+    Attributes:
+        faults: all of them, a line each; the message holds the first.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
 class BundleError(PipelineError):
     """A bundle that is missing, incomplete or contradicts itself."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +36,17 @@ class Split:
 
 
 def read_dataset(folder: str | Path) -> list[Case]:
-    """The labelled cases of a dataset folder, sorted by name.
+    """The labelled cases of a dataset folder, sorted by name; `dataset_check` looks into their files.
 
     Raises:
         UsageError: no folder, no usable dataset.json, or files that it names are missing.
     """
     folder = Path(folder).expanduser()
-    description = _read_description(folder)
-    listed = description.get("training")
-    cases = _decathlon_cases(folder, listed) if isinstance(listed, list) else _nnunet_cases(folder, description)
-    if not cases:
-        raise UsageError(f"dataset {folder}: it lists no labelled image. Fill `training` in dataset.json.")
+    cases = list_cases(folder, read_json(folder))
     missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
     if missing:
-        first = missing[0].relative_to(folder) if missing[0].is_relative_to(folder) else missing[0]
         raise UsageError(
-            f"dataset {folder}: {len(missing)} files are missing, the first is {first}. "
+            f"dataset {folder}: {len(missing)} files are missing, the first is {name_in(folder, missing[0])}. "
             "Put them there, or take them out of dataset.json."
         )
     twice = [name for name, times in Counter(case.name for case in cases).items() if times > 1]
@@ -59,7 +55,49 @@ def read_dataset(folder: str | Path) -> list[Case]:
             f"dataset {folder}: {len(twice)} case names stand for several images, the first is {twice[0]}. "
             "Give every image a file name of its own."
         )
+    several = several_channels(cases)
+    if several:
+        raise UsageError(
+            f"dataset {folder}: case {several[0].name} has several channels; images of one channel can be trained on. "
+            "Keep only the files that end in _0000."
+        )
+    return cases
+
+
+def list_cases(folder: Path, description: Mapping[str, Any]) -> list[Case]:
+    """The cases that a dataset.json or its folders name, sorted by name, whether or not their files are there.
+
+    An nnU-Net image without label is a case whose label is missing, and the reverse.
+
+    Raises:
+        UsageError: there is none, or an entry of the list is no pair.
+    """
+    if isinstance(description.get("training"), list):
+        cases = _decathlon_cases(folder, description["training"])
+    elif isinstance(description.get("dataset"), Mapping):
+        cases = _listed_nnunet_cases(folder, description["dataset"])
+    else:
+        cases = _nnunet_cases(folder, file_ending(description))
+    if not cases:
+        raise UsageError(f"dataset {folder}: it lists no labelled image. Fill `training` in dataset.json.")
     return sorted(cases, key=lambda case: case.name)
+
+
+def several_channels(cases: Sequence[Case]) -> list[Case]:
+    """The cases of the nnU-Net layout that have a second channel beside the first."""
+    images = {case.image for case in cases}
+    second = {case.name: _second_channel(case.image) for case in cases}
+    return [case for case in cases if second[case.name].is_file() and second[case.name] not in images]
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """How messages call a file of the dataset: by its place in the folder, where it lies in it."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def file_ending(description: Mapping[str, Any]) -> str:
+    """The format of the files of the nnU-Net layout."""
+    return str(description.get("file_ending", ".nii.gz"))
 
 
 def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split:
@@ -89,20 +127,32 @@ def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split
     return Split([_files(cases[i]) for i in training], [_files(cases[i]) for i in validation])
 
 
-def dataset_digest(cases: list[Case]) -> str:
+def dataset_digest(cases: Sequence[Case]) -> str:
     """SHA-256 over the contents of all images and labels, in the order of the cases' names; no path goes in."""
-    digest = hashlib.sha256()
-    for case in cases:
-        for path in (case.image, case.label):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    return joint_digest(file_digest(path) for case in cases for path in (case.image, case.label))
+
+
+def joint_digest(digests: Iterable[bytes]) -> str:
+    """`dataset_digest` of files whose own digests are known: image, label, image, label, …"""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _files(case: Case) -> dict[str, str]:
     return {"image": str(case.image), "label": str(case.label), "case": case.name}
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_json(folder: Path) -> dict[str, Any]:
+    """What dataset.json holds.
+
+    Raises:
+        UsageError: there is none, or it is no JSON object.
+    """
     path = folder / "dataset.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -129,19 +179,30 @@ def _decathlon_cases(folder: Path, listed: list[Any]) -> list[Case]:
         ) from None
 
 
-def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
-    """Cases of `labelsTr/<name><ending>` with their image `imagesTr/<name>_0000<ending>`; one channel."""
-    ending = str(description.get("file_ending", ".nii.gz"))
-    images, cases = folder / "imagesTr", []
-    for label in (folder / "labelsTr").glob(f"[!.]*{ending}"):  # no dot files: macOS leaves its `._name` in archives
-        name = label.name.removesuffix(ending)
-        if (images / f"{name}_0001{ending}").exists():
-            raise UsageError(
-                f"dataset {folder}: case {name} has several channels; images of one channel can be trained on. "
-                "Keep only the files that end in _0000."
-            )
-        cases.append(Case(name, images / f"{name}_0000{ending}", label))
-    return cases
+def _nnunet_cases(folder: Path, ending: str) -> list[Case]:
+    """Cases of `labelsTr/<name><ending>` and their images `imagesTr/<name>_0000<ending>`, of all names in either."""
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    visible = f"[!.]*{ending}"  # no dot files: macOS leaves its `._name` in archives
+    names = {path.name.removesuffix(ending) for path in labels.glob(visible)}
+    names |= {path.name.removesuffix(ending)[:-5] for path in images.glob(f"[!.]*_0000{ending}")}
+    return [Case(name, images / f"{name}_0000{ending}", labels / f"{name}{ending}") for name in names]
+
+
+def _listed_nnunet_cases(folder: Path, listed: Mapping[str, Any]) -> list[Case]:
+    """Cases of nnU-Net's own list, {name: {"images": [path], "label": path}}."""
+    try:
+        return [Case(str(name), folder / e["images"][0], folder / e["label"]) for name, e in listed.items()]
+    except (KeyError, TypeError, IndexError):
+        raise UsageError(
+            f"dataset {folder}: `dataset` in dataset.json must map each case to "
+            '{"images": [path], "label": path}. Mend the entries that do not.'
+        ) from None
+
+
+def _second_channel(image: Path) -> Path:
+    """Where an nnU-Net image's second channel would be; the image itself where its name is none of a first channel."""
+    name, first, ending = image.name.rpartition("_0000")
+    return image.with_name(f"{name}_0001{ending}") if first and ending.startswith(".") else image
 
 
 def _case(image: Path, label: Path) -> Case:

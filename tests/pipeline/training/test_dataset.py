@@ -212,3 +212,25 @@ def test_fold_0_of_the_real_data_holds_out_42_cases(data_folder: Path) -> None:
 
 def _description(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "dataset.json").read_text()))
+
+
+def test_nnunets_own_list_of_files_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "pool/a.nrrd")
+    write(tmp_path / "masks/a.nrrd")
+    entry = {"images": ["pool/a.nrrd"], "label": "masks/a.nrrd"}
+    write_description(tmp_path, {"dataset": {"case_a": entry}, "file_ending": ".nrrd"})
+    (case,) = read_dataset(tmp_path)
+    assert (case.name, case.image, case.label) == ("case_a", tmp_path / "pool/a.nrrd", tmp_path / "masks/a.nrrd")
+
+
+@pytest.mark.parametrize("entry", [{"images": [], "label": "a"}, {"label": "a"}, ["a"], None])
+def test_entries_of_nnunets_list_that_are_no_pairs_are_refused(tmp_path: Path, entry: Any) -> None:
+    write_description(tmp_path, {"dataset": {"a": entry}})
+    with pytest.raises(UsageError, match=r"`dataset` in dataset\.json must map each case to .*Mend the entries"):
+        read_dataset(tmp_path)
+
+
+def test_an_nnunet_image_without_label_is_missing_its_label(tmp_path: Path) -> None:
+    write(write_nnunet(tmp_path, ["a"]) / "imagesTr/b_0000.nii.gz")
+    with pytest.raises(UsageError, match=r"1 files are missing, the first is labelsTr/b\.nii\.gz"):
+        read_dataset(tmp_path)
