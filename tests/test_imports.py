@@ -17,6 +17,7 @@ SHARED = (
     "atomic",
     "volume",
     "bundle",
+    "bundle_network",
     "errors",
     "progress",
     "device",

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms import Compose
 from torch import Tensor, nn
 
 from ..bundle import Bundle
+from ..bundle_network import inference_config, last_line, with_weights
 from ..device import describe_device, find_devices
 from ..errors import BundleError, PipelineError
 from ..progress import Report, silent
@@ -75,7 +74,7 @@ class Predictor:
         check_engine(engine, self.device, compile)
         self.engine, self.compile = engine, compile
         self.preprocessing, self.inferer, network = _built(bundle, self.device)
-        self.network = _with_weights(network, bundle).eval()
+        self.network = with_weights(network, bundle).eval()
         self.facts: dict[str, Any] = {}
         self.notices: tuple[Notice, ...] = ()
         self._ready: ReadyNetwork | None = None
@@ -185,8 +184,8 @@ class Predictor:
 def _built(bundle: Bundle, device: torch.device) -> tuple[Compose, Inferer, nn.Module]:
     """Preprocessing, inferer and network as the bundle's config has them; MONAI's sliding windows become ours."""
     config = bundle.config("inference")
-    parser = _parser(bundle, config)
-    parser.update({"bundle_root": str(bundle.folder), "device": device})
+    parser = inference_config(bundle)
+    parser.update({"device": device})
     missing = [name for name in NEEDED if name not in parser]
     if missing:
         raise BundleError(f"bundle {bundle.name}: {config.name} has no {', '.join(missing)}. Add what is missing.")
@@ -196,7 +195,7 @@ def _built(bundle: Bundle, device: torch.device) -> tuple[Compose, Inferer, nn.M
         )
     except Exception as error:
         raise BundleError(
-            f"bundle {bundle.name}: {config.name} can not be built: {_last_line(error)}. Mend the config."
+            f"bundle {bundle.name}: {config.name} can not be built: {last_line(error)}. Mend the config."
         ) from error
     for name, built, kind in (("preprocessing", preprocessing, Compose), ("network_def", network, nn.Module)):
         if not isinstance(built, kind):
@@ -208,36 +207,3 @@ def _built(bundle: Bundle, device: torch.device) -> tuple[Compose, Inferer, nn.M
     if isinstance(inferer, StreamingInferer):
         inferer.output = "labels"
     return preprocessing, inferer, network
-
-
-def _parser(bundle: Bundle, config: Path) -> ConfigParser:
-    parser = ConfigParser()
-    try:
-        parser.read_config(str(config))
-        parser.read_meta(str(config.parent / "metadata.json"))
-    except Exception as error:
-        raise BundleError(
-            f"bundle {bundle.name}: {config.name} can not be read: {_last_line(error)}. It must be a mapping of ids."
-        ) from error
-    return parser
-
-
-def _with_weights(network: nn.Module, bundle: Bundle) -> nn.Module:
-    digest = bundle.weights_sha256
-    try:
-        state = torch.load(bundle.weights, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
-    except Exception as error:
-        raise BundleError(
-            f"bundle {bundle.name}: models/{bundle.weights.name} (SHA-256 {digest[:8]}…) does not fit network_def: "
-            f"{_last_line(error)}. Train the bundle again, or restore its files."
-        ) from error
-    return network
-
-
-def _last_line(error: BaseException) -> str:
-    """The innermost cause, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[-1].split())[:300]
