@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from .bundle_commands import bundle_app
-from .errors import PipelineError, StudyError, UsageError, our_own
+from .errors import PipelineError, StudyError, UsageError, exit_status, our_own
 from .limits import MAX_VOXELS
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def predict(
 
     found = find_bundle(bundle)
     from .progress import ProgressBar
-    from .segment import PredictOptions, exit_status
+    from .segment import PredictOptions
     from .segment import predict as run
 
     _quiet_libraries()

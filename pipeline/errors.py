@@ -1,5 +1,10 @@
 """Errors that a user can mend. Each message is one line: what, where, how to mend; nothing of the patient."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
 SOME_FAILED = 4
 """Exit status where some of several cases failed."""
 
@@ -54,6 +59,25 @@ class DatasetError(PipelineError):
 
 class BundleError(PipelineError):
     """A bundle that is missing, incomplete or contradicts itself."""
+
+
+class Ended(Protocol):
+    """How one of several cases ended."""
+
+    @property
+    def error(self) -> PipelineError | None:
+        """What stopped it; None where it is done."""
+
+
+def exit_status(results: Sequence[Ended]) -> int:
+    """0 all done; 4 some of several failed; else what the errors have in common, or 1."""
+    errors = [result.error for result in results if result.error]
+    if not errors:
+        return 0
+    if len(errors) < len(results):
+        return SOME_FAILED
+    statuses = {error.exit_status for error in errors}
+    return statuses.pop() if len(statuses) == 1 else 1
 
 
 def our_own(error: BaseException) -> str:

@@ -21,6 +21,21 @@ def silent(line: str | None, done: float | None = None) -> None:
     """A `Report` that says nothing."""
 
 
+class Share:
+    """A part of the whole run's progress, from `begin` to `end` of it."""
+
+    def __init__(self, report: Report, begin: float, end: float) -> None:
+        self.report, self.begin, self.end = report, begin, end
+
+    def __call__(self, line: str | None, done: float | None = None) -> None:
+        """Say one line; `done` is the share of this part that is behind it."""
+        self.report(line, None if done is None else self.begin + (self.end - self.begin) * done)
+
+    def part(self, begin: float, end: float) -> Share:
+        """A part of this part."""
+        return Share(self, begin, end)
+
+
 class ProgressBar:
     """A `Report` for people: `with ProgressBar("training") as report: report("epoch 1", 0.01)`.
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
-from .errors import SOME_FAILED, PipelineError, UsageError, our_own
+from .errors import PipelineError, UsageError, our_own
 from .limits import MAX_VOXELS
 from .lock import locked
 from .outputs import (
@@ -25,7 +25,7 @@ from .outputs import (
     write_index,
     write_summary,
 )
-from .progress import Report, silent
+from .progress import Report, Share, silent
 from .studies import Series, select_series
 from .studies.isolation import StudyProcess
 from .trust import require_trust
@@ -139,7 +139,7 @@ def _segment_all(bundle: Bundle, options: PredictOptions, studies: StudyProcess,
         started = perf_counter()
         result = CaseResult(None)
         try:
-            share = _Share(report, index / len(options.inputs), (index + 1) / len(options.inputs))
+            share = Share(report, index / len(options.inputs), (index + 1) / len(options.inputs))
             _segment(path, result, bundle, options, studies, loaded, [done.case for done in results], share)
         except PipelineError as error:
             result.status = "refused" if error.exit_status in (2, 3) else "failed"
@@ -163,17 +163,6 @@ def _write_tables(bundle: Bundle, options: PredictOptions, results: Sequence[Cas
         write_index(options.output / "index.html", rows, bundle)
 
 
-def exit_status(results: Sequence[CaseResult]) -> int:
-    """0 all done; 4 some of several failed; else what the errors have in common, or 1."""
-    errors = [result.error for result in results if result.error]
-    if not errors:
-        return 0
-    if len(errors) < len(results):
-        return SOME_FAILED
-    statuses = {error.exit_status for error in errors}
-    return statuses.pop() if len(statuses) == 1 else 1
-
-
 def _segment(
     path: Path,
     result: CaseResult,
@@ -182,7 +171,7 @@ def _segment(
     studies: StudyProcess,
     loaded: list[Predictor],
     taken: Sequence[str | None],
-    report: _Share,
+    report: Share,
 ) -> None:
     """One case, from its path to its files; fills in the result as far as it comes."""
     clock = _Clock()
@@ -248,21 +237,6 @@ def _row(result: CaseResult) -> SummaryRow:
         [warning["message"] for warning in result.warnings],
         result.files,
     )
-
-
-class _Share:
-    """A part of the whole run's progress, from `begin` to `end` of it."""
-
-    def __init__(self, report: Report, begin: float, end: float) -> None:
-        self.report, self.begin, self.end = report, begin, end
-
-    def __call__(self, line: str | None, done: float | None = None) -> None:
-        """Say one line; `done` is the share of this part that is behind it."""
-        self.report(line, None if done is None else self.begin + (self.end - self.begin) * done)
-
-    def part(self, begin: float, end: float) -> _Share:
-        """A part of this part."""
-        return _Share(self, begin, end)
 
 
 class _Clock:

@@ -84,7 +84,7 @@ def build_report(
         "case": volume.case,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": _describe_input(volume),
-        "bundle": _describe_bundle(bundle),
+        "bundle": describe_bundle(bundle),
         "device": facts.device,
         "inference": dict(facts.inference),
         "versions": package_versions(),
@@ -135,6 +135,18 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """The bundle for reports: name, version, its weights, and the MLflow run that made them."""
+    training = bundle.metadata.get("training")
+    run = training.get("mlflow_run_id") if isinstance(training, Mapping) else None
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "weights_sha256": bundle.weights_sha256,
+        "mlflow_run_id": run,
+    }
+
+
 def _describe_input(volume: Volume) -> dict[str, Any]:
     return {
         "kind": "dicom" if volume.sources else "image file",
@@ -144,15 +156,4 @@ def _describe_input(volume: Volume) -> dict[str, Any]:
         "shape_voxels": list(volume.spatial_shape),
         "spacing_mm": list(volume.spacing),
         "affine_ras_mm": [[float(entry) for entry in row] for row in volume.affine],
-    }
-
-
-def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    training = bundle.metadata.get("training")
-    run = training.get("mlflow_run_id") if isinstance(training, Mapping) else None
-    return {
-        "name": bundle.name,
-        "version": bundle.version,
-        "weights_sha256": bundle.weights_sha256,
-        "mlflow_run_id": run,
     }

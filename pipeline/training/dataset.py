@@ -113,9 +113,18 @@ def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split
 
     Source: nnU-Net, KFold(5, shuffle=True, random_state=12345) over the sorted case names.
     """
+    training, validation = split_cases(read_dataset(folder), fold, folds)
+    return Split([_files(case) for case in training], [_files(case) for case in validation])
+
+
+def split_cases(cases: Sequence[Case], fold: int | None, folds: int = 5) -> tuple[list[Case], list[Case]]:
+    """As `split_dataset`, for the cases of a dataset: those to train on, and those to validate on.
+
+    Raises:
+        UsageError: there are fewer cases than folds, or there is no such fold.
+    """
     from sklearn.model_selection import KFold
 
-    cases = read_dataset(folder)
     if not 2 <= folds <= len(cases):
         raise UsageError(f"--folds {folds}: the dataset has {len(cases)} cases. Choose between 2 and that.")
     if fold is not None and not 0 <= fold < folds:
@@ -124,7 +133,7 @@ def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split
     training, validation = parts[fold or 0]
     if fold is None:
         training = np.arange(len(cases))
-    return Split([_files(cases[i]) for i in training], [_files(cases[i]) for i in validation])
+    return [cases[i] for i in training], [cases[i] for i in validation]
 
 
 def dataset_digest(cases: Sequence[Case]) -> str:

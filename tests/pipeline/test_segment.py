@@ -15,10 +15,10 @@ import pytest
 from factories import PATIENT, edit_file, make_volume, reorient, write_mr_series, write_nifti
 from scanloom.pipeline import segment
 from scanloom.pipeline.bundle import SHIPPED, Bundle, find_bundle
-from scanloom.pipeline.errors import BundleError, UsageError
+from scanloom.pipeline.errors import BundleError, UsageError, exit_status
 from scanloom.pipeline.lock import NAME, FolderInUseError, locked
 from scanloom.pipeline.progress import Report
-from scanloom.pipeline.segment import PredictOptions, exit_status, predict
+from scanloom.pipeline.segment import PredictOptions, predict
 from scanloom.pipeline.studies import Series
 from scanloom.pipeline.studies.isolation import StudyProcess
 from scanloom.pipeline.volume import Notice, Volume
