@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -32,9 +33,9 @@ class SynchronizedBatchNorm(_BatchNorm):
         axes = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
         values = input.float()
-        mean = _mean_of_all(values.mean(axes))
+        mean = _MeanOfAll.apply(values.mean(axes))
         centered = values - mean.view(shape)
-        variance = _mean_of_all(centered.square().mean(axes))
+        variance = _MeanOfAll.apply(centered.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), input.numel() // input.shape[1] * distributed.get_world_size())
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
@@ -56,8 +57,22 @@ class SynchronizedBatchNorm(_BatchNorm):
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), share)
 
 
+class _MeanOfAll(torch.autograd.Function):
+    """The mean of a tensor over the processes; its gradient is the mean of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return _mean_of_all(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _mean_of_all(gradients[0])
+
+
 def _mean_of_all(value: Tensor) -> Tensor:
-    return all_reduce(value) / distributed.get_world_size()
+    total = value.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
 
 
 def _synchronized(norm: _BatchNorm, device: torch.device) -> _BatchNorm:
