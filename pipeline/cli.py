@@ -58,6 +58,10 @@ app.add_typer(bundle_app, name="bundle")
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option(help="auto is bf16 where the bundle says that it does no harm and the device computes in it."),
+]
 FormatsOption = Annotated[
     list[str] | None,
     typer.Option("--format", help="nifti, dicom-seg, dicom-seg-labelmap, dicom-sr, rtstruct; may be repeated."),
@@ -77,10 +81,7 @@ def predict(
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
     formats: FormatsOption = None,
     device: DevicesOption = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(help="auto is bf16 where the bundle says that it does no harm and the device computes in it."),
-    ] = "auto",
+    precision: PrecisionOption = "auto",
     engine: Annotated[
         Literal["torch", "openvino"], typer.Option(help="What runs the network; openvino on processors only.")
     ] = "torch",
@@ -212,6 +213,7 @@ def train(
     _check_paths([dataset])
     from .bundle import find_bundle
     from .progress import ProgressBar
+    from .scans import read_scan
     from .training.all_folds import train_all_folds
     from .training.options import TrainOptions
     from .training.processes import is_first_process
@@ -223,10 +225,59 @@ def train(
     options = TrainOptions(dataset, output, held_out, folds, epochs, seed, device, deterministic, resume, overrides)
     _quiet_libraries()
     with ProgressBar("train") as report:
-        trained = train_all_folds(found, options, report) if all_folds else [run(found, options, report)]
+        trained = (
+            train_all_folds(found, options, report, read_scan)
+            if all_folds
+            else [run(found, options, report, read_scan)]
+        )
     for each in trained if is_first_process() else ():
         record_trust(each)
         typer.echo(str(each.folder))
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", help="A bundle's name or folder, or the run folder of all folds.")
+    ],
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A Medical Decathlon or nnU-Net raw folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the tables, the page and its pictures.")],
+    fold: Annotated[
+        str | None,
+        typer.Option(help="The fold whose cases to evaluate, or all; those held out in training if not given."),
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds; the training's if not given.")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Of the surface Dice, in mm.")] = 1.0,
+    device: DevicesOption = "auto",
+    precision: PrecisionOption = "auto",
+    trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
+    pictures: Annotated[int, typer.Option(help="How many of the worst cases to show.")] = 12,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a bundle by a labelled dataset: overlap, surface distances and volumes, a case and label."""
+    wanted = fold if fold in (None, "all") else _fold(fold)
+    _check_paths([dataset])
+    from .evaluate import EvaluateOptions, find_bundles
+    from .evaluate import evaluate as run
+    from .progress import ProgressBar
+    from .training.score_files import card_rows
+
+    found = find_bundles(bundle)
+    _quiet_libraries()
+    options = EvaluateOptions(dataset, output, wanted, folds, tolerance_mm, device, precision, trust_bundle, pictures)
+    with ProgressBar("evaluate") as report:
+        evaluation = run(found, options, report)
+    if as_json:
+        typer.echo(json.dumps(evaluation.content, indent=2))
+    else:
+        from .tables import print_rows
+
+        print_rows(card_rows(evaluation.summary))
+    for case in evaluation.cases:
+        if case.error:
+            typer.echo(f"scanloom: {case.error}", err=True)
+            _show_trace(case.error)
+    raise typer.Exit(exit_status(evaluation.cases))
 
 
 @app.command()

@@ -8,20 +8,21 @@ from ..bundle import Bundle
 from ..errors import UsageError
 from ..progress import Report
 from .dataset import split_dataset
+from .dataset_check import Read
 from .interruption import interruptible
 from .logs import log_to
 from .options import TrainOptions
 from .processes import is_first_process
 from .run_folder import pool_metrics, prepare_run_folder, read_parent_run, write_parent_run
 from .tracking import tracked_run
-from .train import planned_workflow, train
+from .train import look_into, planned_workflow, train
 
 
-def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> list[Bundle]:
+def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None = None) -> list[Bundle]:
     """Train every fold: a parent MLflow run with a child a fold, folders fold0 to foldN, and the pooled metrics.csv.
 
     Raises:
-        UsageError, BundleError, PipelineError: as `train`.
+        UsageError, DatasetError, BundleError, PipelineError: as `train`.
     """
     options.check()
     split_dataset(options.dataset, 0, options.folds)
@@ -30,6 +31,8 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
 
     with joined_processes():
         if is_first_process():
+            if read is not None:
+                look_into(bundle, options, report, read)
             return _lead_all_folds(bundle, options, report)
         own = [
             replace(options, run_folder=options.run_folder / f"fold{fold}", fold=fold) for fold in range(options.folds)

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..atomic import write_whole
 from ..bundle import Bundle, find_bundle
 from ..errors import PipelineError
 from ..progress import Report, silent
-from .dataset import Case, dataset_digest, read_dataset, split_dataset
+from .dataset import dataset_digest, read_dataset, split_dataset
+from .dataset_check import Read, check_dataset
 from .interruption import Interruption, interruptible
 from .logs import log_to
 from .options import TrainOptions, require_same_start
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("scanloom.training")
 
 
-def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
+def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None = None) -> Bundle:
     """Train the bundle's network on one fold, as one MLflow run.
 
     Of several processes that `torchrun` started, the first writes, tracks and tells; the others compute with it.
@@ -40,33 +42,51 @@ def train(bundle: Bundle, options: TrainOptions, report: Report) -> Bundle:
         bundle: whose train config runs.
         options: see `TrainOptions`.
         report: told of each epoch and validation.
+        read: of scans, to look into every file of the dataset first; None leaves that out.
     Returns:
         The trained bundle, complete, in `run_folder/bundle`.
     Raises:
         UsageError: dataset, fold, setting, run folder or checkpoint do not fit.
+        DatasetError: images or labels can not be trained on; it lists all of them.
         BundleError: the train config lacks what a training needs.
         PipelineError: the training failed; train.log has the trace.
     """
     options.check()
-    cases = read_dataset(options.dataset)
     split_dataset(options.dataset, options.fold, options.folds)
     planned_workflow(bundle, options)
     from .distributed import joined_processes
 
     with joined_processes():
-        if is_first_process():
-            return _lead(bundle, options, cases, report)
-        return _follow(options)
+        if not is_first_process():
+            return _follow(options)
+        return _lead(bundle, options, look_into(bundle, options, report, read), report)
 
 
-def _lead(bundle: Bundle, options: TrainOptions, cases: list[Case], report: Report) -> Bundle:
+def look_into(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None) -> str:
+    """The digest of the dataset's files, after a look for faults where there is a reader.
+
+    Raises:
+        DatasetError: there are faults; all of them are in `run_folder/dataset_faults.txt`, too.
+    """
+    if read is None:
+        return dataset_digest(read_dataset(options.dataset))
+    found = check_dataset(options.dataset, {label.value: label.name for label in bundle.labels}, read, report=report)
+    for warning in found.warnings:
+        report(warning)
+    if found.faults and not options.resume:
+        lines = "".join(f"{fault}\n" for fault in found.faults)
+        write_whole(options.run_folder / "dataset_faults.txt", lines.encode())
+    found.require_faultless()
+    return found.digest
+
+
+def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) -> Bundle:
     """A training as its only process, or the first of several, sees it."""
     from .checkpoint import Progress, read_checkpoint
     from .distributed import told_by_the_first
 
     folder = options.run_folder
     checkpoints = prepare_run_folder(folder, bundle, resume=options.resume)
-    digest = dataset_digest(cases)
     facts = {**options.of_the_start(), "dataset": digest}
     began_with = environment()
     checkpoint = read_checkpoint(checkpoints) if options.resume else None
@@ -86,7 +106,7 @@ def _lead(bundle: Bundle, options: TrainOptions, cases: list[Case], report: Repo
     ):
         workflow = planned_workflow(trained, options)
         if checkpoint is None:
-            _log_setup(run, workflow, options, began_with, digest, len(cases))
+            _log_setup(run, workflow, options, began_with, digest)
         progress = Progress(run.run_id, facts)
         told_by_the_first(checkpoint is not None)
         best = _train(workflow, trained, options, checkpoint, progress, report, run, interruption)
@@ -167,7 +187,6 @@ def _log_setup(
     options: TrainOptions,
     began_with: Mapping[str, str],
     digest: str,
-    number_of_cases: int,
 ) -> None:
     """Config, environment, data and split of this run, with no path of this machine in them."""
     import torch
@@ -179,7 +198,8 @@ def _log_setup(
     config = without_paths(workflow.parser.get())
     split = split_dataset(options.dataset, options.fold, options.folds)
     run.log_params({"config": config, **began_with})
-    run.log_params({"dataset_sha256": digest, "dataset_cases": number_of_cases, "device": describe_device(device)})
+    run.log_params({"dataset_sha256": digest, "device": describe_device(device)})
+    run.log_params({"dataset_cases": len(read_dataset(options.dataset))})
     run.log_text(yaml.safe_dump(config, sort_keys=False), "config/train.yaml")
     names = {"training": [i["case"] for i in split.training], "validation": [i["case"] for i in split.validation]}
     run.log_text(json.dumps(names, indent=1), "config/split.json")

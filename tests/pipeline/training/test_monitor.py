@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from scanloom.pipeline.bundle import Code, LabelClass
-from scanloom.pipeline.training.checkpoint import BestMetric, RunId
+from scanloom.pipeline.training.checkpoint import BestMetric
 from scanloom.pipeline.training.monitor import Monitor, forget_after
 from scanloom.pipeline.training.overlay import overlay_figure
 
@@ -160,13 +160,8 @@ def test_a_picture_of_no_label_or_of_a_flat_image_is_one_too(shape: tuple[int, .
     assert len(figure.axes) == (3 if len(shape) == 3 else 1)
 
 
-def test_the_best_metric_and_the_runs_id_survive_in_a_checkpoint() -> None:
+def test_the_best_metric_survives_in_a_checkpoint() -> None:
     evaluator, restored = make_evaluator([]), make_evaluator([])
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.8, 4  # type: ignore[attr-defined]
     BestMetric(restored, []).load_state_dict(BestMetric(evaluator, []).state_dict())
     assert (restored.state.best_metric, restored.state.best_metric_epoch) == (0.8, 4)  # type: ignore[attr-defined]
-    run = RunId()
-    run.load_state_dict(RunId("abc", {"--fold": "0"}).state_dict())
-    assert (run.value, run.facts) == ("abc", {"--fold": "0"})
-    run.load_state_dict({"value": "old"})
-    assert (run.value, run.facts) == ("old", {})

@@ -15,9 +15,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from scanloom.pipeline.bundle import Bundle, find_bundle
-from scanloom.pipeline.errors import BundleError, PipelineError, UsageError
+from scanloom.pipeline.errors import BundleError, DatasetError, PipelineError, UsageError
+from scanloom.pipeline.scans import read_scan
+from scanloom.pipeline.training.all_folds import train_all_folds
+from scanloom.pipeline.training.options import TrainOptions
 from scanloom.pipeline.training.tracking import tracking_uri
-from scanloom.pipeline.training.train import TrainOptions, train, train_all_folds
+from scanloom.pipeline.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
@@ -100,15 +103,36 @@ def test_an_error_in_the_middle_fails_the_run_and_resume_finishes_it(bundle: Bun
     assert trained.bf16_dice_cost is None  # it was measured of other weights
 
 
-def test_an_interruption_before_the_first_epoch_leaves_nothing_half_begun(
-    bundle: Bundle, options: TrainOptions
-) -> None:
+def test_an_interruption_before_the_first_epoch_is_resumed_from_there(bundle: Bundle, options: TrainOptions) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(bundle, options, stop_at("training on", KeyboardInterrupt()))
     assert only_run().info.status == "KILLED"
-    assert not (options.run_folder / "bundle").exists()
-    train(bundle, replace(options, epochs=1), silent)
-    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
+    lines: list[str] = []
+    train(bundle, replace(options, resume=True), lambda line, done=None: lines.append(line))
+    assert lines[0] == "resumed after epoch 0"
+    assert only_run().info.status == "FINISHED"
+
+
+def test_a_loss_that_is_no_number_fails_the_run_and_leaves_a_checkpoint(bundle: Bundle, options: TrainOptions) -> None:
+    wild = replace(options, overrides={**SMALL, "optimizer#lr": 1e20, "lr_scheduler#max_lr": 1e20})
+    with pytest.raises(
+        PipelineError, match=r"^the loss is (nan|inf) in epoch \d, step \d of 2, cases crop_\d, crop_\d"
+    ):
+        train(bundle, wild, silent)
+    assert only_run().info.status == "FAILED"
+    states = torch.load(options.run_folder / "checkpoints" / "last.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in states["network"].values())
+
+
+def test_a_disk_without_room_is_found_before_the_first_step(
+    bundle: Bundle, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 100_000})
+    monkeypatch.setattr("scanloom.pipeline.training.session.shutil.disk_usage", lambda folder: usage)
+    lines: list[str] = []
+    with pytest.raises(PipelineError, match=r"the training will need [\d,]+ bytes for its checkpoints and 100,000 are"):
+        train(bundle, options, lambda line, done=None: lines.append(line))
+    assert not [line for line in lines if line.startswith("epoch")]
 
 
 def test_a_resumed_training_keeps_better_weights(
@@ -148,6 +172,7 @@ def test_a_training_is_resumed_with_the_options_of_its_start(
     train(bundle, options, silent)
     again = replace(options, resume=True)
     for changed, words in [
+        (replace(again, deterministic=False), "--deterministic not given, not False"),
         (replace(again, fold=1), "--fold 0, not 1"),
         (replace(again, epochs=2), "--epochs 1, not 2"),
         (replace(again, seed=4), "--seed not given, not 4"),
@@ -165,23 +190,34 @@ def test_a_training_is_resumed_with_the_options_of_its_start(
     assert only_run().info.status == "FINISHED"
 
 
-def test_a_broken_checkpoint_is_refused(bundle: Bundle, options: TrainOptions) -> None:
-    options = replace(options, epochs=1)
+def test_a_broken_checkpoint_falls_back_to_the_spare(bundle: Bundle, options: TrainOptions) -> None:
     train(bundle, options, silent)
-    checkpoint = options.run_folder / "checkpoints" / "last.pt"
-    whole = checkpoint.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"\x80\x04nonsense"):
-        checkpoint.write_bytes(content)
-        with pytest.raises(UsageError, match=r"--resume: checkpoint .*last\.pt can not be read \(\w+\)\. Start anew"):
-            train(bundle, replace(options, resume=True), silent)
-    torch.save({"foreign": torch.zeros(1)}, checkpoint)
-    with pytest.raises(UsageError, match=r"can not be read \(it is no checkpoint of scanloom\)"):
+    before = weights_of(options.run_folder)
+    last = options.run_folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    lines: list[str] = []
+    train(bundle, replace(options, resume=True), lambda line, done=None: lines.append(line))
+    assert lines[0] == "checkpoint last.pt can not be read (BadZipFile); previous.pt is of epoch 2"
+    assert lines[1] == "resumed after epoch 2"
+    after = weights_of(options.run_folder)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    for path in last.parent.iterdir():
+        path.write_bytes(b"nonsense")
+    with pytest.raises(
+        UsageError, match=r"^--resume: in .* checkpoint last\.pt can not be read \(BadZipFile\) and prev"
+    ):
         train(bundle, replace(options, resume=True), silent)
-    states = torch.load(checkpoint.with_name("last.pt"), weights_only=True)
-    states |= {"run": {"value": only_run().info.run_id}, "trainer": {}}
-    torch.save(states, checkpoint)
-    with pytest.raises(UsageError, match=r"last\.pt does not fit this training \(ValueError\)\. Resume with"):
-        train(bundle, replace(options, resume=True), silent)
+
+
+def test_the_threads_of_a_resumption_are_compared(bundle: Bundle, options: TrainOptions) -> None:
+    train(bundle, replace(options, epochs=1), silent)
+    last = options.run_folder / "checkpoints" / "last.pt"
+    states = torch.load(last, weights_only=True)
+    states["about"]["threads"] = 99
+    torch.save(states, last)
+    lines: list[str] = []
+    train(bundle, replace(options, epochs=1, resume=True), lambda line, done=None: lines.append(line))
+    assert lines[0].endswith("99 before: the last bits of the weights may differ")
 
 
 def test_resume_needs_a_training(bundle: Bundle, options: TrainOptions) -> None:
@@ -202,19 +238,22 @@ def test_a_batch_larger_than_the_dataset_is_refused(bundle: Bundle, options: Tra
         train(bundle, replace(options, overrides={**SMALL, "batch_size": 5}), silent)
 
 
-def test_a_scan_that_can_not_be_read_is_named(
+def test_all_faults_of_the_dataset_are_told_before_anything_runs(
     bundle: Bundle, options: TrainOptions, tmp_path: Path, crops: Path
 ) -> None:
     broken = tmp_path / "broken"
     (broken / "images").mkdir(parents=True)
-    (broken / "images" / "bad.nii.gz").write_bytes(b"not a scan")
+    for name in ("bad", "worse"):
+        (broken / "images" / f"{name}.nii.gz").write_bytes(b"not a scan")
     listed = json.loads((crops / "dataset.json").read_text())["training"]
     full = [{key: str(crops / value) for key, value in entry.items()} for entry in listed]
-    full.append({"image": "images/bad.nii.gz", "label": full[0]["label"]})
+    full += [{"image": f"images/{name}.nii.gz", "label": full[0]["label"]} for name in ("bad", "worse")]
     (broken / "dataset.json").write_text(json.dumps({"training": full}))
-    with pytest.raises(PipelineError, match=r"^case bad: ") as caught:
-        train(bundle, replace(options, dataset=broken), silent)
-    assert "\n" not in str(caught.value)
+    for run in (train, train_all_folds):
+        with pytest.raises(DatasetError, match=r"2 faults in 2 files\. .*\n.*bad\.nii\.gz.*\n.*worse\.nii\.gz"):
+            run(bundle, replace(options, dataset=broken), silent, read_scan)
+    assert all_runs() == []
+    assert len((options.run_folder / "dataset_faults.txt").read_text().splitlines()) == 2
 
 
 def test_a_config_without_engines_is_refused(options: TrainOptions, tmp_path: Path) -> None:
@@ -250,9 +289,11 @@ def test_all_folds_are_children_of_one_run(bundle: Bundle, options: TrainOptions
     assert {run.info.status for run in runs.values()} == {"FINISHED"} and len(runs) == 3
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     pooled = rows_of(options.run_folder)
-    dice = [float(row["value"]) for row in pooled if row["metric"] == "val/mean_dice"]
-    assert [row["fold"] for row in pooled if row["metric"] == "val/mean_dice"] == ["0", "1"]
-    assert parent.data.metrics["val/mean_dice"] == pytest.approx(sum(dice) / 2)
+    dice = {row["fold"]: float(row["value"]) for row in pooled if row["metric"] == "val/dice/anterior"}
+    assert list(dice) == ["0", "1", "mean", "spread"]
+    assert dice["mean"] == pytest.approx((dice["0"] + dice["1"]) / 2)
+    assert dice["spread"] == pytest.approx(abs(dice["0"] - dice["1"]) / 2**0.5)
+    assert parent.data.metrics["val/dice/anterior"] == pytest.approx(dice["mean"])
 
     with pytest.raises(UsageError, match=r"RUN already holds a training\. Choose another folder with -o, or pass"):
         train_all_folds(bundle, options, silent)
@@ -264,6 +305,7 @@ def test_all_folds_resume_where_they_stopped(bundle: Bundle, options: TrainOptio
         train_all_folds(bundle, options, stop_at("fold 1 of 2", KeyboardInterrupt()))
     assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
     train_all_folds(bundle, replace(options, resume=True), silent)
+    assert len(all_runs()) == 3  # the same parent, and no child twice
     assert sorted(run.info.run_name for run in all_runs() if run.info.status == "FINISHED") == [
         f"{NAME} 2 folds",
         f"{NAME} fold 0",
