@@ -251,7 +251,7 @@ def evaluate(
     device: DevicesOption = "auto",
     precision: PrecisionOption = "auto",
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
-    pictures: Annotated[int, typer.Option(help="How many of the worst cases to show.")] = 12,
+    pictures: Annotated[int, typer.Option(help="How many of the worst cases to show.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a bundle by a labelled dataset: overlap, surface distances and volumes, a case and label."""

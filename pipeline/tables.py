@@ -38,6 +38,17 @@ def print_volumes(cases: Sequence[tuple[str, Mapping[str, float]]]) -> None:
     _print(table)
 
 
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """A head and its rows: words on the left, numbers on the right."""
+    head, *rest = rows
+    table = Table()
+    for place, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if place else "left")
+    for row in rest:
+        table.add_row(*map(Text, row))
+    _print(table)
+
+
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
     """Names and values, one a row."""
     table = Table(title, "")

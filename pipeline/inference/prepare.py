@@ -49,6 +49,12 @@ def in_canonical_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
     return orientations.apply_orientation(labels, orientations.io_orientation(volume.affine))
 
 
+def canonical_spacing(volume: Volume) -> tuple[float, float, float]:
+    """Edge lengths of a voxel in mm, along the axes of `canonical(volume)`."""
+    x, y, z = np.asarray(volume.spacing)[np.argsort(orientations.io_orientation(volume.affine)[:, 0])]
+    return float(x), float(y), float(z)
+
+
 def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
     """The bundle's preprocessing, from after its loader: the scan is already in memory.
 
