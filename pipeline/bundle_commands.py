@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,48 @@ bundle_app = typer.Typer(
 @bundle_app.callback()
 def _bundle() -> None:
     """Holds the commands in a group, one of them alone too."""
+
+
+@bundle_app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new bundle.")],
+    like: Annotated[str, typer.Option("--like", help="The bundle whose configs it gets: a name or folder.")],
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="A Medical Decathlon or nnU-Net raw folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the new bundle; NAME here if not given.")
+    ] = None,
+    budget: Annotated[
+        Literal["auto", "cpu", "gpu"],
+        typer.Option(help="What it will be trained on; gpu plans for 8 GiB, auto is what is here."),
+    ] = "auto",
+    trust_bundle: Annotated[bool, typer.Option(help="Take a bundle that is not ours; its config is code.")] = False,
+) -> None:
+    """Make a bundle for a dataset: like another one, its settings planned from the data."""
+    from .bundle import find_bundle
+    from .errors import UsageError
+    from .progress import ProgressBar
+    from .trust import record_trust, require_trust
+
+    if not dataset.exists():
+        raise UsageError(f"no such folder: {dataset}. Check the path.")
+    template = find_bundle(like)
+    require_trust(template, given=trust_bundle)  # what it makes will be trusted
+    from .device import find_device
+    from .scans import read_scan
+    from .tables import print_facts
+    from .training.new_bundle import NewBundle, make_bundle
+    from .training.plan import describe_plan
+
+    if budget == "auto":
+        budget = "gpu" if find_device("auto").type == "cuda" else "cpu"
+    folder = output or Path(name)
+    with ProgressBar("bundle init") as report:
+        made = make_bundle(NewBundle(name, folder, template, dataset, budget), read_scan, report)
+    record_trust(made.bundle)
+    for warning in made.warnings:
+        typer.echo(f"scanloom: {warning}", err=True)
+    print_facts(f"{name}, like {template.name}", describe_plan(made.plan, made.fingerprint))
+    typer.echo(str(folder))
 
 
 @bundle_app.command()

@@ -97,6 +97,7 @@ def check_dataset(
     labels: Mapping[int, str] | None,
     read: Read,
     *,
+    ignored: int | None = None,
     visit: Visit | None = None,
     report: Report = silent,
 ) -> DatasetCheck:
@@ -107,6 +108,7 @@ def check_dataset(
         labels: value -> name of what the bundle labels, without the background; None where the dataset decides. A value
             that dataset.json calls "ignore" is known in either case.
         read: of the image and label files.
+        ignored: the label that the bundle's loss ignores; see `dataset_faults.ignored_label`.
         visit: given every case without faults while it is in memory.
         report: told how far it is.
     Raises:
@@ -119,7 +121,7 @@ def check_dataset(
     for number, case in enumerate(cases):
         report(None, number / len(cases))
         look.at(case)
-    faults = [*description_faults(labels, description), *list_faults(folder, cases), *look.faults]
+    faults = [*description_faults(labels, description, ignored), *list_faults(folder, cases), *look.faults]
     warnings = [
         *description_warnings(labels, description, cases),
         *stray_files(folder, cases, file_ending(contents)),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .dataset import Case, name_in, several_channels
 from .dataset_description import DatasetDescription
@@ -13,6 +14,8 @@ from .dataset_description import DatasetDescription
 DESCRIPTION = "dataset.json"
 EXAMPLES = 5
 """Files that a warning names."""
+IGNORED_BY_DEFAULT = 255
+"""As `losses.IgnoreLabel` has it."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,26 @@ class Fault:
         return f"{self.file}: {self.what}"
 
 
-def description_faults(labels: Mapping[int, str] | None, description: DatasetDescription) -> list[Fault]:
+def description_faults(
+    labels: Mapping[int, str] | None, description: DatasetDescription, ignored: int | None = None
+) -> list[Fault]:
     """What of dataset.json can not be trained on.
 
     Args:
         labels: value -> name of what the bundle labels; None where the dataset decides.
         description: of the dataset.
+        ignored: the label that the bundle's loss ignores.
     """
     faults = [Fault(DESCRIPTION, what) for what in description.faults]
+    if labels is not None and description.ignore not in (None, ignored):
+        what = "none" if ignored is None else f"label {ignored}"
+        faults.append(
+            Fault(
+                DESCRIPTION,
+                f"label {description.ignore} is to be ignored, and the bundle's loss ignores {what}. "
+                "Put an IgnoreLabel around its loss: docs/training.md.",
+            )
+        )
     strange = {value: name for value, name in description.labels.items() if labels is not None and value not in labels}
     if strange:
         named = ", ".join(f"{value} {name}" for value, name in strange.items())
@@ -45,6 +60,19 @@ def description_faults(labels: Mapping[int, str] | None, description: DatasetDes
             )
         )
     return faults
+
+
+def ignored_label(config: Mapping[str, Any]) -> int | None:
+    """The label that a train config's loss ignores; None where it ignores none.
+
+    Args:
+        config: as read; a number may be a reference (`@id`) to its top.
+    """
+    found = [
+        each.get("ignore_label", IGNORED_BY_DEFAULT) for each in _components(config) if _is_named(each, "IgnoreLabel")
+    ]
+    value = config.get(found[0][1:]) if found and str(found[0]).startswith("@") else next(iter(found), None)
+    return None if value is None else int(value)
 
 
 def list_faults(folder: Path, cases: Sequence[Case]) -> list[Fault]:
@@ -116,6 +144,21 @@ def absent_labels(known: Mapping[int, str] | None, cases_of: Mapping[int, int]) 
     """
     absent = [f"{value} {name}" for value, name in (known or {}).items() if value and not cases_of.get(value)]
     return [f"no case holds {_plural('label', len(absent))} {', '.join(absent)}."] if absent else []
+
+
+def _components(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Every mapping in the config that names a class."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _components(value)
+
+
+def _is_named(component: Mapping[str, Any], name: str) -> bool:
+    return str(component["_target_"]).rpartition(".")[2] == name
 
 
 def _plain(name: str) -> str:

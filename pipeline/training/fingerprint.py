@@ -147,13 +147,11 @@ class FingerprintBuilder:
     """Takes cases one at a time; what it keeps of each is small.
 
     Args:
-        labels: value -> name, without the background.
-        modality: as the dataset's description has it; None takes the scans' own, where they are of one.
         ignore: the label of voxels that were not annotated.
     """
 
-    def __init__(self, labels: Mapping[int, str], modality: str | None = None, ignore: int | None = None) -> None:
-        self.labels, self.modality, self.ignore = dict(labels), modality, ignore
+    def __init__(self, ignore: int | None = None) -> None:
+        self.ignore = ignore
         self._modalities: set[str | None] = set()
         self._rows: list[dict[str, Any]] = []
 
@@ -175,13 +173,16 @@ class FingerprintBuilder:
                 "foreground": _sampled(foreground, SAMPLED, random),
                 "ends": (foreground.min(), foreground.max()) if foreground.size else (np.inf, -np.inf),
                 "levels": np.percentile(_sampled(array.ravel("K"), IMAGE_SAMPLED, random), IMAGE_LEVELS),
-                "ml": {value: case.voxels.get(value, 0) * image.voxel_ml for value in self.labels},
+                "ml": {value: count * image.voxel_ml for value, count in case.voxels.items()},
             }
         )
 
-    def build(self) -> Fingerprint:
+    def build(self, labels: Mapping[int, str], modality: str | None = None) -> Fingerprint:
         """The fingerprint of the cases so far.
 
+        Args:
+            labels: value -> name, without the background.
+            modality: as the dataset's description has it; None takes the scans' own, where they are of one.
         Raises:
             ValueError: there was none, or none with a label.
         """
@@ -190,7 +191,7 @@ class FingerprintBuilder:
             raise ValueError("no voxel of any case is labelled. Label some, or pass another dataset.")
         return Fingerprint(
             cases=len(self._rows),
-            modality=self.modality or (next(iter(self._modalities)) if len(self._modalities) == 1 else None),
+            modality=modality or (next(iter(self._modalities)) if len(self._modalities) == 1 else None),
             spacing_mm=_axes([row["spacing"] for row in self._rows]),
             size_voxels=_axes([row["size"] for row in self._rows]),
             extent_mm=_axes([row["spacing"] * row["size"] for row in self._rows]),
@@ -199,7 +200,7 @@ class FingerprintBuilder:
             image_levels={
                 level: _spread([row["levels"][index] for row in self._rows]) for index, level in enumerate(IMAGE_LEVELS)
             },
-            labels={value: self._label_size(value) for value in sorted(self.labels)},
+            labels={value: self._label_size(value, name) for value, name in sorted(labels.items())},
         )
 
     def _is_foreground(self, labels: np.ndarray) -> np.ndarray:
@@ -217,9 +218,9 @@ class FingerprintBuilder:
             most=float(max(row["ends"][1] for row in self._rows)),
         )
 
-    def _label_size(self, value: int) -> LabelSize:
-        volumes = [row["ml"][value] for row in self._rows if row["ml"][value]]
-        return LabelSize(self.labels[value], len(volumes), _spread(volumes) if volumes else None)
+    def _label_size(self, value: int, name: str) -> LabelSize:
+        volumes = [row["ml"][value] for row in self._rows if value in row["ml"]]
+        return LabelSize(name, len(volumes), _spread(volumes) if volumes else None)
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -15,6 +15,7 @@ from scanloom.pipeline.errors import DatasetError, UsageError
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training.dataset import dataset_digest, read_dataset
 from scanloom.pipeline.training.dataset_check import DatasetCheck, LabelledImage, check_dataset
+from scanloom.pipeline.training.dataset_faults import ignored_label
 
 TORTURE = Path(__file__).resolve().parents[4] / "shared" / "torture" / "cases"
 LABELS = {1: "head", 2: "body"}
@@ -199,12 +200,32 @@ def test_regions_and_labels_that_the_bundle_does_not_know_are_told(tmp_path: Pat
     assert tail.startswith("dataset.json: names 1 labels that the bundle does not know: 3 tail.")
 
 
-def test_an_ignored_label_is_known_and_not_counted_among_the_names(tmp_path: Path) -> None:
+def test_an_ignored_label_is_known_where_the_bundle_ignores_it(tmp_path: Path) -> None:
     labels = {"background": 0, "head": 1, "body": 2, "ignore": 3}
     write_dataset(tmp_path, layout="nnunet", labels=labels)
     write_nifti(tmp_path / "labelsTr/a.nii.gz", label_map(3), make_affine())
-    found = check(tmp_path)
+    found = check(tmp_path, ignored=3)
     assert (found.faults, found.description.ignore) == ((), 3)
+    assert check(tmp_path, None).faults == ()
+    assert faults(tmp_path) == [
+        "dataset.json: label 3 is to be ignored, and the bundle's loss ignores none. "
+        "Put an IgnoreLabel around its loss: docs/training.md."
+    ]
+    assert "ignores label 255." in str(check(tmp_path, ignored=255).faults[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [
+        ({"_target_": "monai.losses.DiceCELoss"}, None),
+        ({"_target_": "scanloom.pipeline.training.losses.IgnoreLabel"}, 255),
+        ({"_target_": "scanloom.pipeline.training.losses.IgnoreLabel", "ignore_label": 3}, 3),
+        ({"_target_": "scanloom.pipeline.training.losses.IgnoreLabel", "ignore_label": "@nobody"}, 7),
+    ],
+)
+def test_the_ignored_label_is_read_off_the_config(loss: dict[str, Any], ignored: int | None) -> None:
+    outer = {"_target_": "monai.losses.DeepSupervisionLoss", "loss": loss}
+    assert ignored_label({"steps": [{"keys": "image"}], "loss": outer, "nobody": 7}) == ignored
 
 
 def test_labels_are_those_of_the_dataset_where_no_bundle_names_them(tmp_path: Path) -> None:

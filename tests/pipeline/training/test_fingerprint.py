@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -37,11 +37,13 @@ def make_case(
     )
 
 
-def fingerprint(*cases: LabelledImage, **options: object) -> Fingerprint:
-    builder = FingerprintBuilder(LABELS, **options)  # type: ignore[arg-type]
+def fingerprint(
+    *cases: LabelledImage, labels: Mapping[int, str] = LABELS, modality: str | None = None, ignore: int | None = None
+) -> Fingerprint:
+    builder = FingerprintBuilder(ignore)
     for case in cases:
         builder.add(case)
-    return builder.build()
+    return builder.build(labels, modality)
 
 
 def test_spacing_size_and_extent_are_percentiles_over_the_cases() -> None:
@@ -94,9 +96,7 @@ def test_volumes_are_those_of_the_cases_that_hold_the_label() -> None:
 
 
 def test_a_label_that_no_case_holds_has_no_volume() -> None:
-    builder = FingerprintBuilder({**LABELS, 3: "tail"})
-    builder.add(make_case())
-    assert builder.build().labels[3].volume_ml is None
+    assert fingerprint(make_case(), labels={**LABELS, 3: "tail"}).labels[3].volume_ml is None
 
 
 def test_the_box_of_what_is_not_zero() -> None:
