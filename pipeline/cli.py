@@ -205,6 +205,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override an id of the train config.")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A bundle to learn from, too, such as the ensemble of the folds.")
+    ] = None,
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
 ) -> None:
     """Train a bundle on a dataset, as an MLflow run of its own."""
@@ -222,7 +225,22 @@ def train(
 
     found = find_bundle(bundle)
     require_trust(found, given=trust_bundle)
-    options = TrainOptions(dataset, output, held_out, folds, epochs, seed, device, deterministic, resume, overrides)
+    taught_by = find_bundle(teacher) if teacher else None
+    if taught_by is not None:
+        require_trust(taught_by, given=trust_bundle)
+    options = TrainOptions(
+        dataset,
+        output,
+        held_out,
+        folds,
+        epochs,
+        seed,
+        device=device,
+        deterministic=deterministic,
+        resume=resume,
+        overrides=overrides,
+        teacher=taught_by,
+    )
     _quiet_libraries()
     with ProgressBar("train") as report:
         trained = (

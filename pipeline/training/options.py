@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bundle import Bundle
 from ..errors import UsageError
 
 
@@ -24,6 +25,7 @@ class TrainOptions:
         deterministic: the same seed gives the same weights; None: on a processor yes, on a GPU, where it costs, no.
         resume: go on from the last checkpoint in `run_folder`.
         overrides: further ids of the config and their values.
+        teacher: a trusted bundle that the network learns from, too.
         parent_run: the MLflow run that this one is a child of.
     """
 
@@ -37,6 +39,7 @@ class TrainOptions:
     deterministic: bool | None = None
     resume: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    teacher: Bundle | None = None
     parent_run: str | None = None
 
     def check(self) -> None:
@@ -58,6 +61,7 @@ class TrainOptions:
             "--epochs": str(self.epochs or "not given"),
             "--seed": str("not given" if self.seed is None else self.seed),
             "--deterministic": str("not given" if self.deterministic is None else self.deterministic),
+            "--teacher": self.teacher.weights_sha256[:12] if self.teacher else "not given",
             "--set": " ".join(f"{key}={value}" for key, value in sorted(self.overrides.items())) or "not given",
         }
 

@@ -141,7 +141,7 @@ def planned_workflow(bundle: Bundle, options: TrainOptions) -> ConfigWorkflow:
         "seed": options.seed,
     }
     given = {key: value for key, value in values.items() if value is not None or key == "fold"}
-    return build_workflow(bundle, given, options.overrides, own_device(options.device))
+    return build_workflow(bundle, given, options.overrides, own_device(options.device), options.teacher)
 
 
 def _train(
@@ -243,6 +243,8 @@ def _finish_bundle(
         "best_validation_metric": best,
         "git_commit": began_with["git_commit"],
     }
+    if options.teacher is not None:
+        training["teacher_weights_sha256"] = options.teacher.weights_sha256
     return finish_bundle(bundle, training)
 
 

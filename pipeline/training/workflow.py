@@ -25,7 +25,11 @@ OPTIONS = {"dataset_dir": "-d", "output_dir": "-o", "bundle_root": "-b", "fold":
 
 
 def build_workflow(
-    bundle: Bundle, values: Mapping[str, Any], overrides: Mapping[str, Any], device: str
+    bundle: Bundle,
+    values: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    device: str,
+    teacher: Bundle | None = None,
 ) -> ConfigWorkflow:
     """The bundle's train config as a workflow, not initialized.
 
@@ -34,8 +38,9 @@ def build_workflow(
         values: ids that the options of the command line set.
         overrides: ids that `--set` names; each must be in the config, or add an argument to a component of it.
         device: "auto" leaves it to the config.
+        teacher: a trusted bundle that the network learns from, too.
     Raises:
-        UsageError: there is no such id or device.
+        UsageError: there is no such id or device, or the teacher is of another task.
         BundleError: the config lacks what a training needs.
     """
     from monai.bundle import ConfigWorkflow
@@ -52,6 +57,10 @@ def build_workflow(
     for key in (TRAINER, EVALUATOR):
         if key not in workflow.parser:
             raise BundleError(f"bundle {bundle.name}: {config.name} has no {key}. Name the engine so.")
+    if teacher is not None:
+        from .distilled_config import distilled_config
+
+        workflow.parser.set(distilled_config(workflow.parser.get(), bundle, teacher))
     for key, value in overrides.items():
         _check_override(workflow.parser, key)
         workflow.parser[key] = value

@@ -279,6 +279,18 @@ def test_training_on_all_cases_says_so(bundle: Bundle, options: TrainOptions) ->
     assert (run.info.run_name, run.data.tags["fold"]) == (f"{NAME} all cases", "None")
 
 
+def test_a_teacher_changes_what_is_learned_and_is_remembered(bundle: Bundle, options: TrainOptions) -> None:
+    plain = train(bundle, replace(options, epochs=1, run_folder=options.run_folder / "plain"), silent)
+    taught = replace(options, epochs=1, run_folder=options.run_folder / "taught", teacher=bundle)
+    trained = train(bundle, taught, silent)
+    assert trained.metadata["training"]["teacher_weights_sha256"] == bundle.weights_sha256
+    assert trained.weights_sha256 != plain.weights_sha256
+    assert trained.config("train").read_text() == plain.config("train").read_text()  # the bundle trains without it, too
+    train(bundle, replace(taught, resume=True), silent)
+    with pytest.raises(UsageError, match=r"this training began with --teacher \w{12}, not not given"):
+        train(bundle, replace(taught, resume=True, teacher=None), silent)
+
+
 def test_all_folds_are_children_of_one_run(bundle: Bundle, options: TrainOptions) -> None:
     options = replace(options, folds=2, epochs=1)
     trained = train_all_folds(bundle, options, silent)
