@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..bundle import Bundle
 from ..errors import UsageError
 from ..progress import Report
-from .dataset import split_dataset
+from .dataset import require_fold
 from .dataset_check import Read
 from .interruption import interruptible
 from .logs import log_to
@@ -25,7 +25,7 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read:
         UsageError, DatasetError, BundleError, PipelineError: as `train`.
     """
     options.check()
-    split_dataset(options.dataset, 0, options.folds)
+    require_fold(options.dataset, 0, options.folds)
     planned_workflow(bundle, options)
     from .distributed import joined_processes
 

@@ -26,11 +26,12 @@ class ConfigText:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise ValueError(f"no YAML: {str(error).splitlines()[0]}") from None
-        if not isinstance(self.root, MappingNode):
+        if not isinstance(root, MappingNode):
             raise ValueError("no mapping of ids")
+        self.root = root
         self._edits: list[tuple[int, int, str]] = []
 
     def __contains__(self, key: str) -> bool:
@@ -137,7 +138,7 @@ def _column(node: Node) -> int:
 
 def _end(node: Node) -> int:
     """Where the node's text ends; PyYAML has a block end where the next thing begins, after comments."""
-    if isinstance(node, ScalarNode) or node.flow_style or not node.value:
+    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]
     return _end(last[1] if isinstance(node, MappingNode) else last)

@@ -117,6 +117,16 @@ def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split
     return Split([_files(case) for case in training], [_files(case) for case in validation])
 
 
+def require_fold(folder: str | Path, fold: int | None, folds: int = 5) -> None:
+    """Return where the dataset lists cases enough for such a fold, whether or not their files are there.
+
+    Raises:
+        UsageError: there is no dataset, it has fewer cases than folds, or there is no such fold.
+    """
+    folder = Path(folder).expanduser()
+    split_cases(list_cases(folder, read_json(folder)), fold, folds)
+
+
 def split_cases(cases: Sequence[Case], fold: int | None, folds: int = 5) -> tuple[list[Case], list[Case]]:
     """As `split_dataset`, for the cases of a dataset: those to train on, and those to validate on.
 

@@ -14,8 +14,9 @@ from ..atomic import write_whole
 from ..bundle import Bundle, find_bundle
 from ..errors import PipelineError
 from ..progress import Report, silent
-from .dataset import dataset_digest, read_dataset, split_dataset
+from .dataset import dataset_digest, read_dataset, require_fold, split_dataset
 from .dataset_check import Read, check_dataset
+from .dataset_faults import ignored_label
 from .interruption import Interruption, interruptible
 from .logs import log_to
 from .options import TrainOptions, require_same_start
@@ -52,7 +53,7 @@ def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | No
         PipelineError: the training failed; train.log has the trace.
     """
     options.check()
-    split_dataset(options.dataset, options.fold, options.folds)
+    require_fold(options.dataset, options.fold, options.folds)
     planned_workflow(bundle, options)
     from .distributed import joined_processes
 
@@ -70,7 +71,9 @@ def look_into(bundle: Bundle, options: TrainOptions, report: Report, read: Read 
     """
     if read is None:
         return dataset_digest(read_dataset(options.dataset))
-    found = check_dataset(options.dataset, {label.value: label.name for label in bundle.labels}, read, report=report)
+    labels = {label.value: label.name for label in bundle.labels}
+    ignored = ignored_label(planned_workflow(bundle, options).parser.get())
+    found = check_dataset(options.dataset, labels, read, ignored=ignored, report=report)
     for warning in found.warnings:
         report(warning)
     if found.faults and not options.resume:

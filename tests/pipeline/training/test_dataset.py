@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scanloom.pipeline.errors import UsageError
-from scanloom.pipeline.training.dataset import dataset_digest, read_dataset, split_dataset
+from scanloom.pipeline.training.dataset import dataset_digest, read_dataset, require_fold, split_dataset
 from sklearn.model_selection import KFold
 
 
@@ -234,3 +234,12 @@ def test_an_nnunet_image_without_label_is_missing_its_label(tmp_path: Path) -> N
     write(write_nnunet(tmp_path, ["a"]) / "imagesTr/b_0000.nii.gz")
     with pytest.raises(UsageError, match=r"1 files are missing, the first is labelsTr/b\.nii\.gz"):
         read_dataset(tmp_path)
+
+
+def test_the_fold_is_refused_before_any_file_is_looked_for(tmp_path: Path) -> None:
+    write_decathlon(tmp_path, ["a", "b", "c"])
+    (tmp_path / "imagesTr/b.nii.gz").unlink()
+    require_fold(tmp_path, 1, folds=3)
+    require_fold(tmp_path, None, folds=3)
+    with pytest.raises(UsageError, match="--fold 3: there are folds 0 to 2"):
+        require_fold(tmp_path, 3, folds=3)

@@ -363,6 +363,19 @@ def test_the_torture_set_s_pairs_are_refused(tmp_path: Path, case: str, words: s
         found.require_faultless()
 
 
+def test_a_training_tells_of_all_missing_files_before_its_first_step(tmp_path: Path) -> None:
+    from scanloom.pipeline.bundle import find_bundle
+    from scanloom.pipeline.training.options import TrainOptions
+    from scanloom.pipeline.training.train import train
+
+    write_dataset(tmp_path / "data")
+    for name in ("imagesTr/a", "labelsTr/c"):
+        (tmp_path / "data" / f"{name}.nii.gz").unlink()
+    options = TrainOptions(tmp_path / "data", tmp_path / "RUN", folds=3, device="cpu")
+    with pytest.raises(DatasetError, match="2 faults in 2 files"):
+        train(find_bundle("hippocampus_mr_unet"), options, lambda line, done=None: None, read_scan)
+
+
 @pytest.mark.data
 def test_the_real_data_is_without_faults(data_folder: Path) -> None:
     found = check(data_folder / "msd_hippocampus", {1: "anterior", 2: "posterior"})
