@@ -99,7 +99,7 @@ def find_bundles(name_or_folder: str) -> list[Bundle]:
     folds = sorted(path.name for path in run.glob("fold[0-9]*") if path.is_dir())
     if not folds:
         return [find_bundle(name_or_folder)]
-    for number in range(len(folds)):
+    for number in range(max(2, len(folds))):
         if not (run / f"fold{number}" / "bundle" / "models" / "model.pt").is_file():
             raise BundleError(
                 f"{run}: fold {number} has no trained bundle. Finish the training with --resume, or evaluate one fold "

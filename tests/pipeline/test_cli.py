@@ -14,7 +14,7 @@ from scanloom.pipeline.studies.isolation import StudyProcess
 from typer.testing import CliRunner
 
 HEAVY = ("torch", "monai", "numpy", "mlflow", "matplotlib", "pydicom", "nibabel")
-COMMANDS = ("predict", "convert", "inspect", "train", "ui", "doctor", "demo")
+COMMANDS = ("predict", "convert", "inspect", "train", "evaluate", "ui", "doctor", "demo")
 
 
 def run(*words: str):
@@ -50,6 +50,7 @@ def imported_by(*words: str) -> tuple[int, set[str]]:
         (["predict", "-b", "no-such-bundle", "-i", ".", "-o", "out"], 1),
         (["inspect", "missing"], 2),
         (["train", "-b", "x", "-d", "missing", "-o", "out"], 2),
+        (["evaluate", "-b", "x", "-d", "missing", "-o", "out"], 2),
         (["nonsense"], 2),
     ],
 )
