@@ -1,7 +1,8 @@
 """Several processes that train one network, started by `torchrun`: each has a part of every batch.
 
 A step is then the step of one process with the batches of all: batch norm takes its statistics over all parts, the loss
-is taken over all parts (a Dice over the batch is not the mean of the parts' Dice), gradients are averaged.
+is taken over all parts (a Dice over the batch is not the mean of the parts' Dice), gradients are averaged. Dropout
+alone differs: each process draws its own.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def train_together(trainer: Any) -> None:
             "train config: several processes would train on the same cases. Give train#dataloader the sampler "
             "scanloom.pipeline.training.order.EpochSampler, or start one process."
         )
+    if process_rank():  # or all would drop the same channels
+        torch.manual_seed(int(torch.randint(2**31, (1,))) + process_rank())
     device = trainer.state.device
     synchronize_batch_norm(trainer.network, device)
     devices = [device] if device.type == "cuda" else None

@@ -61,7 +61,7 @@ class TrainOptions:
             "--epochs": str(self.epochs or "not given"),
             "--seed": str("not given" if self.seed is None else self.seed),
             "--deterministic": str("not given" if self.deterministic is None else self.deterministic),
-            "--teacher": self.teacher.weights_sha256[:12] if self.teacher else "not given",
+            "--teacher": self.teacher.weights_sha256[:12] if self.teacher else "none",
             "--set": " ".join(f"{key}={value}" for key, value in sorted(self.overrides.items())) or "not given",
         }
 

@@ -287,7 +287,7 @@ def test_a_teacher_changes_what_is_learned_and_is_remembered(bundle: Bundle, opt
     assert trained.weights_sha256 != plain.weights_sha256
     assert trained.config("train").read_text() == plain.config("train").read_text()  # the bundle trains without it, too
     train(bundle, replace(taught, resume=True), silent)
-    with pytest.raises(UsageError, match=r"this training began with --teacher \w{12}, not not given"):
+    with pytest.raises(UsageError, match=r"this training began with --teacher \w{12}, not none"):
         train(bundle, replace(taught, resume=True, teacher=None), silent)
 
 
