@@ -55,8 +55,8 @@ def description_faults(
         faults.append(
             Fault(
                 DESCRIPTION,
-                f"names {len(strange)} labels that the bundle does not know: {named}. Use another bundle, or make one "
-                "for this dataset with `scanloom bundle init`.",
+                f"names {len(strange)} {_plural('label', len(strange))} that the bundle does not know: {named}. "
+                "Use another bundle, or make one for this dataset with `scanloom bundle init`.",
             )
         )
     return faults

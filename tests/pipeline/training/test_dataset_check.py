@@ -197,7 +197,7 @@ def test_regions_and_labels_that_the_bundle_does_not_know_are_told(tmp_path: Pat
     labels = {"background": 0, "head": 1, "body": 2, "tail": 3, "whole": [1, 2, 3]}
     region, tail = faults(write_dataset(tmp_path, layout="nnunet", labels=labels))
     assert region.startswith("dataset.json: label whole is a region of [1, 2, 3]")
-    assert tail.startswith("dataset.json: names 1 labels that the bundle does not know: 3 tail.")
+    assert tail.startswith("dataset.json: names 1 label that the bundle does not know: 3 tail.")
 
 
 def test_an_ignored_label_is_known_where_the_bundle_ignores_it(tmp_path: Path) -> None:
