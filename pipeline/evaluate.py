@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from .training.dataset_description import IGNORE, describe_dataset
 from .training.dataset_faults import list_faults
 from .training.gallery import Gallery
 from .training.held_out import Chosen, choose_across_folds, choose_cases
-from .training.metrics import score_labels
+from .training.metrics import LabelScores, score_labels
 from .training.score_files import write_metrics_csv
 from .training.scores import CaseScores, Summary, summarize
 from .training.voxel_faults import count_labels, grid_fault, label_faults
@@ -158,18 +158,26 @@ class _Work:
         self.results: list[CaseScores] = []
         self.gallery = Gallery(options.output, options.pictures)
         self.gallery.remove_old()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.device, self.precision = "", ""
 
     def score_all(self, bundle: Bundle, chosen: Chosen) -> None:
-        """The cases of one bundle, whose network comes when the first image has been read."""
-        loaded: list[Predictor] = []
+        """The cases of one bundle.
+
+        Raises:
+            UsageError, BundleError: its network can not be loaded as asked for.
+        """
+        self.report(f"loading {bundle.name}", len(self.results) / self.number)
+        with self._timed("load"):
+            predictor = _load(bundle, self.options)
+        self.device, self.precision = predictor.device_name, predictor.precision
         for case in chosen.cases:
-            started, error, labels = perf_counter(), None, ()
-            done = len(self.results)
+            started, done = perf_counter(), len(self.results)
+            error: PipelineError | None = None
+            scores: list[LabelScores] = []
             share = Share(self.report, done / self.number, (done + 1) / self.number)
             try:
-                labels = self._score(case, bundle, loaded, share)
+                scores = self._score(case, bundle, predictor, share)
             except PipelineError as known:
                 error = known
             except Exception as unforeseen:
@@ -178,25 +186,20 @@ class _Work:
                 error.__cause__ = unforeseen
             seconds = perf_counter() - started
             self.results.append(
-                CaseScores(case.name, chosen.seen[case.name], chosen.fold, tuple(labels), seconds, error)
+                CaseScores(case.name, chosen.seen[case.name], chosen.fold, tuple(scores), seconds, error)
             )
             self._tell(self.results[-1])
             write_metrics_csv(self.options.output / "metrics.csv", self.results, bundle.labels)
 
-    def _score(self, case: Case, bundle: Bundle, loaded: list[Predictor], report: Share) -> Sequence[Any]:
+    def _score(self, case: Case, bundle: Bundle, predictor: Predictor, report: Share) -> list[LabelScores]:
         """One case, from its two files to the scores of its labels, and to its picture where it is among the worst."""
         with self._timed("read"):
             image = self._read(case.name, case.image, "image", bundle.series_rule)
             reference = self._read_reference(case, image, bundle)
-        if not loaded:
-            report(f"loading {bundle.name}", 0.1)
-            with self._timed("load"):
-                loaded.append(_load(bundle, self.options))
-            self.device, self.precision = loaded[0].device_name, loaded[0].precision
         with self._timed("predict"):
             part = report.part(0.2, 0.9)
-            prediction = loaded[0](image.measured(), lambda _, done=None: part(None, done))
-        check_named(np.flatnonzero(np.bincount(prediction.ravel())), bundle)
+            prediction = predictor(image.measured(), lambda _, done=None: part(None, done))
+        check_named(count_labels(prediction).voxels, bundle)
         with self._timed("score"):
             values = [label.value for label in bundle.labels]
             axes_mm = image.affine[:3, :3].T
@@ -235,7 +238,7 @@ class _Work:
         try:
             yield
         finally:
-            self.seconds[stage] += perf_counter() - started  # type: ignore[assignment]
+            self.seconds[stage] += perf_counter() - started
 
 
 def _check(options: EvaluateOptions, bundles: Sequence[Bundle]) -> None:
@@ -247,6 +250,8 @@ def _check(options: EvaluateOptions, bundles: Sequence[Bundle]) -> None:
     output = options.output.expanduser().resolve()
     if any(output.is_relative_to(bundle.folder) for bundle in bundles):
         raise UsageError(f"{options.output} lies in the bundle. Choose another folder with -o.")
+    if output.is_relative_to(options.dataset.expanduser().resolve()):
+        raise UsageError(f"{options.output} lies in the dataset. Choose another folder with -o.")
     if any((output / name).exists() for name in ("bundle", "fold0", "checkpoints")):
         raise UsageError(f"{options.output} holds a training, whose metrics.csv it is. Choose another folder with -o.")
 
@@ -274,7 +279,7 @@ def _choose(bundles: Sequence[Bundle], dataset: _Dataset, options: EvaluateOptio
 
 
 def _load(bundle: Bundle, options: EvaluateOptions) -> Predictor:
-    """The bundle, ready, as `predict` has it; here, and not before an image has been read, torch is imported."""
+    """The bundle, ready, as `predict` has it; torch is imported here, when arguments and dataset have been looked at."""
     from .inference.predictor import Predictor
 
     return Predictor(bundle, options.device, precision=options.precision)
@@ -286,8 +291,10 @@ def _draw(path: Path, name: str, image: Volume, reference: np.ndarray, predictio
     from .inference.prepare import canonical_spacing, in_canonical_order
     from .training.overlay import overlay_figure
 
-    arrays = [in_canonical_order(array, image) for array in (image.measured().array[0], reference, prediction)]
-    figure = overlay_figure(*arrays, name, bundle.labels, canonical_spacing(image))
+    scan, truth, guess = (
+        in_canonical_order(array, image) for array in (image.measured().array[0], reference, prediction)
+    )
+    figure = overlay_figure(scan, truth, guess, name, bundle.labels, canonical_spacing(image))
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "scanloom"})
 

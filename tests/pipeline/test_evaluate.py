@@ -223,6 +223,13 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path: Path, dataset: Path, bu
     assert evaluation.summary.over_labels["dice"].cases == 3
 
 
+def test_a_network_that_can_not_be_loaded_ends_it_at_once(
+    tmp_path: Path, dataset: Path, bundle: Bundle, real_network: None
+) -> None:
+    with pytest.raises(UsageError, match="--device steam"):
+        run(tmp_path, bundle, dataset=dataset, device="steam")
+
+
 def test_an_error_that_is_ours_names_the_case_and_not_its_values(
     tmp_path: Path, dataset: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,11 +327,13 @@ def test_a_strangers_bundle_is_refused(tmp_path: Path, dataset: Path, bundle: Bu
 
 
 @pytest.mark.parametrize("inside", ["", "evaluation"])
-def test_nothing_is_written_into_the_bundle_or_over_a_training(
+def test_nothing_is_written_into_the_bundle_the_dataset_or_over_a_training(
     tmp_path: Path, dataset: Path, bundle: Bundle, inside: str
 ) -> None:
     with pytest.raises(UsageError, match="lies in the bundle"):
         evaluate.evaluate([bundle], EvaluateOptions(dataset, bundle.folder / inside, trust_bundle=True))
+    with pytest.raises(UsageError, match="lies in the dataset"):
+        evaluate.evaluate([bundle], EvaluateOptions(dataset, dataset / inside, trust_bundle=True))
     (tmp_path / "out" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match="holds a training"):
         run(tmp_path, bundle, dataset=dataset)
