@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..bundle import Bundle
 from ..errors import UsageError
+from ..lock import locked
 from ..progress import Report
 from .dataset import require_fold
 from .dataset_check import Read
@@ -50,6 +51,7 @@ def _lead_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
     name, tags = f"{bundle.name} {options.folds} folds", {"bundle": bundle.name}
     trained = []
     with (
+        locked(folder),
         log_to(folder / "train.log"),
         interruptible() as interruption,
         tracked_run(bundle.name, name, tags, resume=resume) as parent,

@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ..atomic import remove_left_overs, write_whole
+from ..atomic import write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
+
+CHECKPOINTS = "checkpoints"
 
 PARENT = "cross_validation.json"
 """File of a run folder with all folds that says which MLflow run is their parent."""
@@ -25,8 +27,8 @@ OF_THE_WEIGHTS = ("training", "measured_dice")
 """What a bundle's metadata say of its weights, and not of what is trained anew from it."""
 
 
-def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> Path:
-    """Make the folder; returns its checkpoints/.
+def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> None:
+    """Make the folder and its checkpoints/.
 
     Raises:
         UsageError: it holds a training and this is not its resumption, or the reverse, or it can not be written to.
@@ -38,11 +40,9 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> Path:
     if resume and not (folder / "bundle").is_dir():
         raise UsageError(f"--resume: {folder} holds no training. Start without --resume.")
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
-    remove_left_overs(folder)
-    return folder / "checkpoints"
 
 
 def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> Bundle:

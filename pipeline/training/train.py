@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..atomic import write_whole
 from ..bundle import Bundle, find_bundle
 from ..errors import PipelineError
+from ..lock import locked
 from ..progress import Report, silent
 from .dataset import dataset_digest, read_dataset, require_fold, split_dataset
 from .dataset_check import Read, check_dataset
@@ -21,7 +22,7 @@ from .interruption import Interruption, interruptible
 from .logs import log_to
 from .options import TrainOptions, require_same_start
 from .processes import is_first_process, own_device
-from .run_folder import copy_bundle, finish_bundle, prepare_run_folder
+from .run_folder import CHECKPOINTS, copy_bundle, finish_bundle, prepare_run_folder
 from .tracking import TrackedRun, environment, tracked_run
 from .workflow import build_workflow, without_paths
 
@@ -60,7 +61,10 @@ def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | No
     with joined_processes():
         if not is_first_process():
             return _follow(options)
-        return _lead(bundle, options, look_into(bundle, options, report, read), report)
+        digest = look_into(bundle, options, report, read)
+        prepare_run_folder(options.run_folder, bundle, resume=options.resume)
+        with locked(options.run_folder):
+            return _lead(bundle, options, digest, report)
 
 
 def look_into(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None) -> str:
@@ -89,10 +93,9 @@ def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) ->
     from .distributed import told_by_the_first
 
     folder = options.run_folder
-    checkpoints = prepare_run_folder(folder, bundle, resume=options.resume)
     facts = {**options.of_the_start(), "dataset": digest}
     began_with = environment()
-    checkpoint = read_checkpoint(checkpoints) if options.resume else None
+    checkpoint = read_checkpoint(folder / CHECKPOINTS) if options.resume else None
     if checkpoint is not None:
         require_same_start(checkpoint.progress.facts, facts)
     trained = copy_bundle(bundle, folder / "bundle", options.overrides)
@@ -128,7 +131,7 @@ def _follow(options: TrainOptions) -> Bundle:
 
     resumes = told_by_the_first(None)
     trained = find_bundle(options.run_folder / "bundle")
-    checkpoint = read_checkpoint(options.run_folder / "checkpoints") if resumes else None
+    checkpoint = read_checkpoint(options.run_folder / CHECKPOINTS) if resumes else None
     with interruptible() as interruption:
         _train(planned_workflow(trained, options), trained, options, checkpoint, Progress(), silent, None, interruption)
     return trained
@@ -175,7 +178,7 @@ def _train(
     device = session.trainer.state.device
     wanted = device.type == "cpu" if options.deterministic is None else options.deterministic
     with determinism(wanted):
-        session.keep_checkpoints(options.run_folder / "checkpoints", progress)
+        session.keep_checkpoints(options.run_folder / CHECKPOINTS, progress)
         report(f"training on {len(session.made('train#dataset'))} cases, {session.trainer.state.max_epochs} epochs")
         if checkpoint is None or not checkpoint.progress.ended:
             session.run()
@@ -258,7 +261,7 @@ def _in_one_line(run_folder: Path, report: Report) -> Iterator[None]:
         yield
     except BaseException as error:
         again = "the same command with --resume goes on from the last epoch"
-        if not any((run_folder / "checkpoints").iterdir()):
+        if not any((run_folder / CHECKPOINTS).iterdir()):
             again = "the same command starts again"
             shutil.rmtree(run_folder / "bundle", ignore_errors=True)
         if isinstance(error, KeyboardInterrupt):

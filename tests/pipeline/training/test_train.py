@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from scanloom.pipeline.bundle import Bundle, find_bundle
 from scanloom.pipeline.errors import BundleError, DatasetError, PipelineError, UsageError
+from scanloom.pipeline.lock import FolderInUseError, locked
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training.all_folds import train_all_folds
 from scanloom.pipeline.training.options import TrainOptions
@@ -223,6 +224,15 @@ def test_the_threads_of_a_resumption_are_compared(bundle: Bundle, options: Train
 def test_resume_needs_a_training(bundle: Bundle, options: TrainOptions) -> None:
     with pytest.raises(UsageError, match=r"--resume: .*RUN holds no training\. Start without --resume"):
         train(bundle, replace(options, resume=True), silent)
+
+
+def test_a_run_folder_in_which_a_training_runs_is_not_touched(bundle: Bundle, options: TrainOptions) -> None:
+    train(bundle, replace(options, epochs=1), silent)
+    config = options.run_folder / "bundle" / "configs" / "train.yaml"
+    config.unlink()  # as it may be for a moment, while the other training begins
+    with locked(options.run_folder), pytest.raises(FolderInUseError, match=r"RUN"):
+        train(bundle, replace(options, epochs=1, resume=True), silent)
+    assert not config.exists()
 
 
 def test_a_setting_that_the_network_refuses_is_the_users(bundle: Bundle, options: TrainOptions) -> None:
