@@ -279,7 +279,7 @@ def _choose(bundles: Sequence[Bundle], dataset: _Dataset, options: EvaluateOptio
 
 
 def _load(bundle: Bundle, options: EvaluateOptions) -> Predictor:
-    """The bundle, ready, as `predict` has it; torch is imported here, when arguments and dataset have been looked at."""
+    """The bundle, ready, as `predict` has it; torch is imported here, after arguments and dataset were looked at."""
     from .inference.predictor import Predictor
 
     return Predictor(bundle, options.device, precision=options.precision)
