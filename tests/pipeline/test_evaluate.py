@@ -437,3 +437,23 @@ def test_the_spacing_of_a_picture_is_that_of_its_turned_axes(axes: tuple[int, in
     affine[:3, :3] = make_affine((1, 2, 3), (5, 5, 5))[:3, :3][:, list(axes)]
     volume = Volume(np.zeros((1, 4, 5, 6), np.float32), affine, "case")
     assert canonical_spacing(volume) == pytest.approx(canonical(volume).spacing)
+
+
+@pytest.mark.data
+def test_the_shipped_bundle_finds_both_parts_of_real_hippocampi(
+    tmp_path: Path, data_folder: Path, real_network: None
+) -> None:
+    dataset = data_folder / "msd_hippocampus"
+    listed = json.loads((dataset / "dataset.json").read_text())["training"][:3]
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write_list(folder, [{kind: str(dataset / entry[kind]) for kind in ("image", "label")} for entry in listed])
+    evaluation = run(tmp_path, find_bundle("hippocampus_mr_unet"), dataset=folder)
+    assert exit_status(evaluation.cases) == 0
+    for case in evaluation.cases:
+        for scores in case.labels:
+            assert scores.outcome == "found"
+            assert scores.dice > 0.75
+            assert scores.surface_distance_mm < 1
+            assert abs(scores.volume_error) < 0.3
+    assert str(data_folder).encode() not in b"".join(path.read_bytes() for path in (tmp_path / "out").glob("*.*"))
