@@ -356,6 +356,39 @@ def test_the_lines_of_the_page_train_and_do_what_they_say(heading: str, tmp_path
     CHECKS[heading](trained)
 
 
+@pytest.mark.parametrize(
+    "heading", ["Poly", "Poly, an epoch at a time", "Cosine with warm-up", "Plateau", "Early stopping"]
+)
+def test_what_has_a_state_goes_on_from_a_checkpoint_as_it_would_have(heading: str, tmp_path: Path, crops: Path) -> None:
+    """Interrupted after each of five steps, through a file that is read without running its code."""
+    metrics = [0.5, 0.6, 0.55, 0.58, 0.61, 0.4]
+    keys = ["early_stopping"] if heading == "Early stopping" else ["optimizer", "lr_scheduler"]
+
+    def made() -> list[Any]:
+        trained = configure(tmp_path, crops, blocks()[heading])
+        if heading == "Early stopping":
+            trained.made("train#trainer")
+        return [trained.made(key) for key in keys]
+
+    def advance(objects: list[Any], metric: float) -> dict[str, Any]:
+        if heading == "Early stopping":
+            objects[0].validator.state.key_metric_name = "m"
+            objects[0].validator.state.metrics["m"] = metric
+            objects[0]._rule(objects[0].validator)
+            return objects[0].state_dict()
+        objects[0].step()
+        objects[1].step(*([metric] if heading == "Plateau" else []))
+        return {"lr": objects[0].param_groups[0]["lr"]}
+
+    whole, parts = made(), made()
+    for metric in metrics:
+        torch.save([each.state_dict() for each in parts], tmp_path / "states.pt")
+        parts = made()
+        for each, state in zip(parts, torch.load(tmp_path / "states.pt", weights_only=True), strict=True):
+            each.load_state_dict(state)
+        assert advance(parts, metric) == advance(whole, metric)
+
+
 def test_a_smaller_norm_clips_harder(tmp_path: Path, crops: Path) -> None:
     lines = blocks()["Gradient clipping"]
     lines["+train#handlers"][0]["max_norm"] = 0.001
