@@ -310,6 +310,20 @@ def ui(
 
 
 @app.command()
+def sync(
+    run_folder: Annotated[Path, typer.Argument(help="A folder that `scanloom train` wrote.", metavar="RUN")],
+) -> None:
+    """Send MLflow what a training could not, because the server was away."""
+    _check_paths([run_folder])
+    from .progress import ProgressBar
+    from .training.sync import send_rest
+
+    _quiet_libraries()
+    with ProgressBar("sync") as report:
+        send_rest(run_folder, report)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what works here: versions, devices, optional parts."""
     from .doctor import examine

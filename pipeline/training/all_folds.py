@@ -54,7 +54,7 @@ def _lead_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
         locked(folder),
         log_to(folder / "train.log"),
         interruptible() as interruption,
-        tracked_run(bundle.name, name, tags, resume=resume) as parent,
+        tracked_run(bundle.name, name, folder, tags, resume=resume, report=report) as parent,
     ):
         write_parent_run(folder, parent.run_id)
         parent.log_params({"folds": options.folds})

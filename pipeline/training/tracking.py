@@ -1,30 +1,32 @@
 """A training as one MLflow run: its own, with a status that is always true.
 
-The store is `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the working folder: a bare `mlflow ui` there shows it.
+The run is made before the first step; from then on all goes through an `Outbox` in the run folder. The store is
+`MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the working folder: a bare `mlflow ui` there shows it.
 MLflow's client is called with the run's ID throughout: no global "active run" that a second training could append to.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import re
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PipelineError, UsageError
+from ..progress import Report, silent
+from .delivery import deliver
+from .lost_runs import PROCESS, mark_lost_runs, this_process
+from .outbox import REFUSED, Outbox, milliseconds, refused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-PACKAGES = ("scanloom", "torch", "monai", "numpy", "pytorch-ignite", "nibabel", "pydicom", "mlflow")
 PARAM_LENGTH = 6000
 """MLflow refuses longer values of a parameter."""
 PARAM_NAME_LENGTH = 250
@@ -32,7 +34,15 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI shows such an experiment as runs with metrics, not as traces of a language model."""
 
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which it is nowhere above
+TRACKING = "tracking"
+"""Folder of a run folder with the outboxes of its runs."""
+CLOSING_S = 30.0
+"""How long the end of a training waits for MLflow."""
+
+# Read when mlflow is imported, which it is nowhere above. What does not answer at once is tried again by the outbox.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def tracking_uri() -> str:
@@ -46,86 +56,127 @@ def shown_uri() -> str:
 
 
 class TrackedRun:
-    """One MLflow run that a training writes to.
+    """One MLflow run that a training writes to, by way of its outbox: no call waits for MLflow.
 
-    Attributes:
+    Args:
         run_id: MLflow's.
+        run_folder: of the training; files in it are sent from where they are.
+        outbox: takes the records.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, run_id: str, run_folder: Path, outbox: Outbox) -> None:
         self.run_id = run_id
-        self._client = client
+        self._run_folder = run_folder.absolute()
+        self._outbox = outbox
+        self._known = {_point(point) for record in outbox.records() for point in record.get("points", ())}
+        self._files = sum(1 for record in outbox.records() if record["kind"] == "file")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters of the run; nested mappings are flattened to `outer/inner`, long values cut to MLflow's limit."""
-        from mlflow.entities import Param
-
         values: dict[str, str] = {}
         for key, value in _flatten(params):
             values[_unused(_param_name(key), values)] = value[:PARAM_LENGTH]
-        flat = [Param(key, value) for key, value in values.items()]
-        for start in range(0, len(flat), 100):
-            self._client.log_batch(self.run_id, params=flat[start : start + 100])
+        self._outbox.put({"kind": "params", "params": values})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One value a name at this step (the epoch)."""
-        from mlflow.entities import Metric
+        self.log_points([(name, float(value), step) for name, value in metrics.items()])
 
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+    def log_points(self, points: Sequence[tuple[str, float, int]]) -> None:
+        """Values of metrics, each (name, value, step); one that was told before, by a training that is resumed, is not
+        told again."""
+        new = [list(point) for point in points if _point(point) not in self._known]
+        if new:
+            self._known.update(map(_point, new))
+            self._outbox.put({"kind": "metrics", "points": new, "time": milliseconds()})
+
+    def next_step(self, prefix: str) -> int:
+        """The step after the last of the metrics whose names begin so."""
+        return max((step + 1 for name, _, step in self._known if name.startswith(prefix)), default=0)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """A picture artifact; `name` is its path in the run, ending in .png."""
-        self._client.log_figure(self.run_id, figure, name)
+        with self._staged(name) as path:
+            figure.savefig(path)
 
     def log_text(self, text: str, name: str) -> None:
         """A text artifact."""
-        self._client.log_text(self.run_id, text, name)
+        with self._staged(name) as path:
+            path.write_text(text, encoding="utf-8")
 
     def log_file(self, path: Path, folder: str) -> None:
-        """A file, or a whole folder, as artifacts under `folder`."""
+        """A file, or a whole folder, as artifacts under `folder`; one in the run folder must stay there."""
+        if path.absolute().is_relative_to(self._run_folder):
+            self._put_file(path.absolute(), folder)
+            return
+        copy = self.new_place() / path.name
         if path.is_dir():
-            self._client.log_artifacts(self.run_id, str(path), folder)
+            shutil.copytree(path, copy)
         else:
-            self._client.log_artifact(self.run_id, str(path), folder)
+            shutil.copyfile(path, copy)
+        self._put_file(copy, folder)
 
-    def register(self, name: str, folder: str) -> str:
-        """The version of the model `name` that is this run's artifacts under `folder`; a new one, unless it has one."""
-        from mlflow.exceptions import MlflowException
+    def log_dataset(self, dataset: Mapping[str, Any], context: str) -> None:
+        """A dataset input: `name`, `digest`, `source_type`, `source`, `schema`, `profile`, as of mlflow.data."""
+        self._outbox.put({"kind": "inputs", "dataset": dict(dataset), "context": context})
 
-        known = [one for one in self._client.search_model_versions(f"run_id='{self.run_id}'") if one.name == name]
-        if known:
-            return str(known[0].version)
-        try:
-            self._client.get_registered_model(name)
-        except MlflowException:
-            self._client.create_registered_model(name)
-        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
-        return str(self._client.create_model_version(name, source, run_id=self.run_id).version)
+    def register(self, name: str, folder: str, key_metric: float, split_digest: str) -> None:
+        """Make this run's artifacts under `folder` a version of the model `name`; see `registry.register`."""
+        record = {"name": name, "folder": folder, "key_metric": key_metric, "split_digest": split_digest}
+        self._outbox.put({"kind": "register", **record})
 
     def set_tag(self, name: str, value: str) -> None:
         """A tag of the run."""
-        self._client.set_tag(self.run_id, name, value)
+        self._outbox.put({"kind": "tag", "name": name, "value": value})
 
     def end(self, status: str) -> None:
         """Close the run with a status of MLflow's: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status=status)
+        self._outbox.put({"kind": "end", "status": status, "time": milliseconds()})
+
+    @contextmanager
+    def _staged(self, name: str) -> Iterator[Path]:
+        """A file in the outbox to write to, which becomes the artifact `name`."""
+        path = self.new_place() / Path(name).name
+        yield path
+        self._put_file(path, str(Path(name).parent) if "/" in name else "")
+
+    def new_place(self) -> Path:
+        """A new folder that is there until all is delivered, for files to log."""
+        self._files += 1
+        place = self._outbox.folder.absolute() / "files" / str(self._files)
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _put_file(self, path: Path, folder: str) -> None:
+        self._outbox.put({"kind": "file", "path": str(path.relative_to(self._run_folder)), "folder": folder})
 
 
 @contextmanager
 def tracked_run(
-    experiment: str, name: str, tags: Mapping[str, str] | None = None, *, resume: str | None = None
+    experiment: str,
+    name: str,
+    run_folder: Path,
+    tags: Mapping[str, str] | None = None,
+    *,
+    resume: str | None = None,
+    report: Report = silent,
 ) -> Iterator[TrackedRun]:
     """A new run of the experiment (or `resume`, the ID of one to go on with), open while the block lasts.
 
     Its status becomes FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception, whose
-    class is kept as the tag `error`; the exception goes on.
+    class is kept as the tag `error`; the exception goes on. Runs of the experiment whose process is gone (kill -9) are
+    marked KILLED first. What MLflow has not got by the end stays in `run_folder`, and the report says so.
 
     Raises:
         UsageError: the store has no run `resume`.
         PipelineError: the store can not be used.
     """
-    run = TrackedRun(*_open_run(experiment, name, {**_source_tags(), **(tags or {})}, resume))
+    client, run_id = _open_run(experiment, name, {**_source_tags(), **(tags or {})}, resume)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    outbox = Outbox(outbox_folder(run_folder, run_id), partial(deliver, client, run_id, run_folder))
+    run = TrackedRun(run_id, run_folder, outbox)
+    if resume is not None:
+        outbox.put({"kind": "reopen"})
     try:
         yield run
     except KeyboardInterrupt:
@@ -135,25 +186,66 @@ def tracked_run(
         run.set_tag("error", type(error).__name__)
         run.end("FAILED")
         raise
-    run.end("FINISHED")
+    else:
+        run.end("FINISHED")
+    finally:
+        _close(outbox, run_folder, report)
 
 
-def environment() -> dict[str, str]:
-    """What a result depends on besides config and data: versions, platform, the source's commit where there is one."""
-    versions = {f"version/{package}": metadata.version(package) for package in PACKAGES}
-    return {**versions, "version/python": platform.python_version(), "git_commit": _git_commit()}
+def outbox_folder(run_folder: Path, run_id: str) -> Path:
+    """Where the outbox of that run is."""
+    return run_folder / TRACKING / run_id
+
+
+def _close(outbox: Outbox, run_folder: Path, report: Report) -> None:
+    """Wait for the rest, and say what MLflow has not got."""
+    left = outbox.close(CLOSING_S)
+    for note in outbox.notes:
+        report(note)
+    if left:
+        report(
+            f"MLflow store {shown_uri()} has not got {left} records of this run; they are kept in {outbox.folder}. "
+            f"`scanloom sync {run_folder}` sends them when it is back."
+        )
+    elif not (lost := refused(outbox.folder)):
+        shutil.rmtree(outbox.folder / "files", ignore_errors=True)
+    else:
+        report(
+            f"MLflow refused {lost} records of this run; they are in {outbox.folder / REFUSED}, the why in train.log"
+        )
+
+
+def open_store(run_id: str) -> MlflowClient:
+    """The store in use, which has this run.
+
+    Raises:
+        UsageError: it has not.
+        PipelineError: it can not be used.
+    """
+    with _usable_store() as client:
+        _require_run(client, run_id)
+    return client
 
 
 def _open_run(experiment: str, name: str, tags: Mapping[str, str], resume: str | None) -> tuple[MlflowClient, str]:
+    with _usable_store() as client:
+        mark_lost_runs(client, experiment)
+        if resume is None:
+            return client, _create_run(client, experiment, name, {**tags, PROCESS: this_process()})
+        _require_run(client, resume)
+        client.update_run(resume, status="RUNNING")
+        client.set_tag(resume, PROCESS, this_process())
+        return client, resume
+
+
+@contextmanager
+def _usable_store() -> Iterator[MlflowClient]:
+    """The store's client; what MLflow raises within the block becomes one line."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        client = MlflowClient(tracking_uri())
-        if resume is None:
-            return client, _create_run(client, experiment, name, tags)
-        _reopen_run(client, resume)
-        return client, resume
+        yield MlflowClient(tracking_uri())
     except MlflowException as error:
         reason = str(error).partition("\n")[0].strip().rstrip(".")
         raise PipelineError(
@@ -161,22 +253,18 @@ def _open_run(experiment: str, name: str, tags: Mapping[str, str], resume: str |
         ) from error
 
 
-def _reopen_run(client: MlflowClient, run_id: str) -> None:
-    """Make the run RUNNING again, without the error that ended it."""
+def _require_run(client: MlflowClient, run_id: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = client.get_run(run_id).data.tags
+        client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise UsageError(
-            f"--resume: MLflow store {shown_uri()} has no run {run_id}. "
-            "Resume in the working folder, or with the MLFLOW_TRACKING_URI, of its start."
+            f"MLflow store {shown_uri()} has no run {run_id}. "
+            "Run this in the working folder, or with the MLFLOW_TRACKING_URI, of the training's start."
         ) from None
-    if "error" in tags:
-        client.delete_tag(run_id, "error")
-    client.update_run(run_id, status="RUNNING")
 
 
 def _create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
@@ -189,20 +277,9 @@ def _source_tags() -> dict[str, str]:
     return {"mlflow.source.name": "scanloom train", "mlflow.source.type": "LOCAL", "mlflow.user": ""}
 
 
-def _git_commit() -> str:
-    """Commit of the source tree that runs, with "+changes" where it differs; "unknown" for an installed package."""
-    file = Path(__file__).resolve()
-    folder = file.parent
-    try:
-        _git(folder, "ls-files", "--error-unmatch", file.name)  # not the repository that a virtual environment lies in
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+def _point(point: Sequence[Any]) -> tuple[str, str, int]:
+    """A metric's value as a key; a NaN is not equal to itself."""
+    return str(point[0]), repr(float(point[1])), int(point[2])
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

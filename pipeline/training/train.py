@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,13 +17,17 @@ from ..progress import Report, silent
 from .dataset import dataset_digest, read_dataset, require_fold, split_dataset
 from .dataset_check import Read, check_dataset
 from .dataset_faults import ignored_label
+from .dataset_inputs import case_rows
+from .environment import environment
 from .interruption import Interruption, interruptible
 from .logs import log_to
 from .options import TrainOptions, require_same_start
 from .processes import is_first_process, own_device
+from .record import log_results, log_setup
 from .run_folder import CHECKPOINTS, copy_bundle, finish_bundle, prepare_run_folder
-from .tracking import TrackedRun, environment, tracked_run
-from .workflow import build_workflow, without_paths
+from .system_metrics import system_metrics
+from .tracking import TrackedRun, tracked_run
+from .workflow import build_workflow
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -108,19 +111,19 @@ def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) ->
         _in_one_line(folder, report),
         log_to(folder / "train.log"),
         interruptible() as interruption,
-        tracked_run(bundle.name, name, tags, resume=resume) as run,
+        tracked_run(bundle.name, name, folder, tags, resume=resume, report=report) as run,
+        system_metrics(run),
     ):
         workflow = planned_workflow(trained, options)
+        cases = case_rows(split_dataset(options.dataset, options.fold, options.folds))
         if checkpoint is None:
-            _log_setup(run, workflow, options, began_with, digest)
+            log_setup(run, workflow, options, began_with, digest, cases)
         progress = Progress(run.run_id, facts)
         told_by_the_first(checkpoint is not None)
         best = _train(workflow, trained, options, checkpoint, progress, report, run, interruption)
         trained = _finish_bundle(trained, run, options, began_with, digest, best)
-        run.log_file(trained.folder, "bundle")
-        run.log_file(folder / "metrics.csv", "training")
-        version = run.register(bundle.name, "bundle")
-        report(f"trained bundle in {trained.folder}; MLflow run {run.run_id}, model {bundle.name} version {version}")
+        log_results(run, trained, folder, best, cases)
+        report(f"trained bundle in {trained.folder}; MLflow run {run.run_id}")
     return trained
 
 
@@ -185,30 +188,6 @@ def _train(
     if run is not None and options.fold is None:  # no case is held out to choose an epoch by
         session.save_weights(bundle.weights)
     return session.best_metric
-
-
-def _log_setup(
-    run: TrackedRun,
-    workflow: ConfigWorkflow,
-    options: TrainOptions,
-    began_with: Mapping[str, str],
-    digest: str,
-) -> None:
-    """Config, environment, data and split of this run, with no path of this machine in them."""
-    import torch
-    import yaml
-
-    from ..device import describe_device
-
-    device = torch.device(workflow.parser.get_parsed_content("device"))
-    config = without_paths(workflow.parser.get())
-    split = split_dataset(options.dataset, options.fold, options.folds)
-    run.log_params({"config": config, **began_with})
-    run.log_params({"dataset_sha256": digest, "device": describe_device(device)})
-    run.log_params({"dataset_cases": len(read_dataset(options.dataset))})
-    run.log_text(yaml.safe_dump(config, sort_keys=False), "config/train.yaml")
-    names = {"training": [i["case"] for i in split.training], "validation": [i["case"] for i in split.validation]}
-    run.log_text(json.dumps(names, indent=1), "config/split.json")
 
 
 def _tell_of_resumption(checkpoint: Checkpoint, report: Report) -> None:

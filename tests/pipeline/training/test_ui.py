@@ -63,7 +63,7 @@ def test_a_store_that_mlflow_does_not_know_is_one_line(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_it_shows_the_runs_and_artifacts_and_ends_with_its_children(own_store: Path) -> None:
-    with tracked_run("experiment", "the run") as run:
+    with tracked_run("experiment", "the run", own_store / "RUN") as run:
         run.log_text("picture", "validation/case.txt")
     port = free_port()
     process = subprocess.Popen(

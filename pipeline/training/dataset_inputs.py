@@ -1,0 +1,70 @@
+"""The data of a training as MLflow keeps them: names of cases and digests of contents, no path."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .dataset import Split, file_digest
+
+CONTEXTS = ("training", "validation")
+COLUMNS = ("case", "context", "image_sha256", "label_sha256")
+
+
+def case_rows(split: Split) -> list[dict[str, str]]:
+    """A row a case: its name, whether it trains or validates, the SHA-256 of its image and label."""
+    digests: dict[str, tuple[str, str]] = {}
+    rows = []
+    for context, items in zip(CONTEXTS, (split.training, split.validation), strict=True):
+        for item in items:
+            name = item["case"]
+            if name not in digests:  # with no fold held out a case is in both
+                digests[name] = (_hex(item["image"]), _hex(item["label"]))
+            rows.append(dict(zip(COLUMNS, (name, context, *digests[name]), strict=True)))
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """The rows as a CSV file's text."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def split_digest(rows: Sequence[Mapping[str, str]]) -> str:
+    """SHA-256 over what validates: figures with other digests are not of the same cases."""
+    validated = sorted(row["image_sha256"] + row["label_sha256"] for row in rows if row["context"] == "validation")
+    return hashlib.sha256("".join(validated).encode()).hexdigest()
+
+
+def dataset_input(name: str, rows: Sequence[Mapping[str, str]], context: str) -> dict[str, Any]:
+    """A dataset of `mlflow.data` for the rows of one context.
+
+    Args:
+        name: of the dataset, for the UI.
+        rows: of `case_rows`.
+        context: "training" or "validation".
+    """
+    import mlflow.data
+    import pandas
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+
+    own = [row for row in rows if row["context"] == context]
+    digest = hashlib.sha256(as_csv(own).encode()).hexdigest()
+    table = pandas.DataFrame(own, columns=list(COLUMNS))
+    source = CodeDatasetSource(tags={"sha256": digest})
+    found = mlflow.data.from_pandas(table, source=source, name=name, digest=digest[:36])
+    return {key: value for key, value in found.to_dict().items() if key in _FIELDS}
+
+
+_FIELDS = ("name", "digest", "source_type", "source", "schema", "profile")
+
+
+def _hex(path: str) -> str:
+    return file_digest(Path(path)).hex()
