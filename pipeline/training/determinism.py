@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
@@ -19,15 +20,16 @@ def determinism(wanted: bool) -> Iterator[None]:
 
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    backend, fill = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory
+    backend, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    fill = memory.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = backend.deterministic, backend.benchmark
     torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
+    memory.fill_uninitialized_memory = False  # it would write every new tensor twice
     backend.deterministic, backend.benchmark = wanted, not wanted
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         backend.deterministic, backend.benchmark = cudnn

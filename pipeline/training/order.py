@@ -39,7 +39,7 @@ class SeededDataset(Dataset):
         """The item of the case `key % len(self)` in the epoch `key // len(self)`, with its seed as `sample_seed`."""
         epoch, index = divmod(int(key), len(self.dataset))
         own, later = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
-        transform = getattr(self.dataset, "transform", None)
+        transform: Any = getattr(self.dataset, "transform", None)
         if hasattr(transform, "set_random_state"):
             transform.set_random_state(seed=int(own))
         item = self.dataset[index]

@@ -26,6 +26,32 @@ CHECKPOINTS_AT_ONCE = 5
 """The last, the spare, the best and the one that is being written, and the weights of the bundle."""
 
 
+class Scaler:
+    """The gradient scaler of a trainer with `amp: true`, which MONAI makes anew when the trainer starts.
+
+    Args:
+        trainer: not yet run.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._restored: dict[str, Any] = {}
+        trainer.add_event_handler(Events.STARTED, self._restore)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler's, or what will become it."""
+        scaler = self._trainer.scaler
+        return dict(scaler.state_dict()) if scaler is not None else self._restored
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep it for the start."""
+        self._restored = dict(state)
+
+    def _restore(self) -> None:
+        if self._restored and self._trainer.scaler is not None:
+            self._trainer.scaler.load_state_dict(self._restored)
+
+
 class Session:
     """Trainer and evaluator of a workflow.
 
@@ -103,8 +129,8 @@ class Session:
         objects = {key: self.made(key) for key in STATEFUL if key in self._workflow.parser}
         if "ema" in objects:
             objects["ema"] = objects["ema"].ema_model
-        if self.trainer.scaler is not None:
-            objects["scaler"] = self.trainer.scaler
+        if self.trainer.amp:
+            objects["scaler"] = Scaler(self.trainer)
         handlers = self.made("validate#handlers") if "validate#handlers" in self._workflow.parser else []
         best = BestMetric(self.evaluator, handlers)
         return {**objects, "trainer": self.trainer, "best": best, "random": RandomStates()}

@@ -9,11 +9,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> None:
     """Put synchronized norms with the same parameters and buffers in the place of the network's batch norms."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            if isinstance(child, _BatchNorm) and type(child) in PLAIN:
                 setattr(module, name, _synchronized(child, device))
 
 
