@@ -16,6 +16,9 @@ from .errors import BundleError
 SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 """The folder of the bundles that come with the package."""
 
+REGISTERED = "models:/"
+"""How the name of a bundle in MLflow's registry begins."""
+
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -182,24 +185,39 @@ class Bundle:
 
 
 def find_bundle(name_or_folder: str | Path) -> Bundle:
-    """The bundle of that name among the shipped ones, or in that folder.
+    """The bundle of that name among the shipped ones, or in that folder, or in MLflow's registry (models:/NAME@ALIAS).
 
     Raises:
         BundleError: there is no such bundle, or its metadata can not be read.
+        PipelineError: the registry can not be used.
     """
+    if str(name_or_folder).startswith(REGISTERED):
+        from .registered_bundle import fetch_bundle
+
+        name_or_folder = fetch_bundle(str(name_or_folder))
     candidates = [Path(name_or_folder).expanduser(), SHIPPED / name_or_folder]
     for folder in candidates:
         if (folder / "configs" / "metadata.json").is_file():
             return Bundle(folder.resolve(), _read_metadata(folder / "configs" / "metadata.json"))
     raise BundleError(
         f"no bundle {str(name_or_folder)!r}: neither a folder with configs/metadata.json nor one of the shipped "
-        f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name or folder."
+        f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name or folder, or models:/NAME@ALIAS."
     )
 
 
 def shipped_bundles() -> list[str]:
     """Names of the bundles that come with the package."""
     return sorted(path.parent.parent.name for path in SHIPPED.glob("*/configs/metadata.json"))
+
+
+def bundle_digest(bundle: Bundle) -> str:
+    """SHA-256 over the names and contents of all files of the bundle, 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in bundle.folder.rglob("*") if path.is_file()):
+        name = path.relative_to(bundle.folder).as_posix()
+        digest.update(hashlib.sha256(name.encode()).digest())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def running_bundle_root() -> Path:

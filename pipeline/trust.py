@@ -6,12 +6,11 @@ SHA-256 of everything in them; a changed file breaks the trust.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from pathlib import Path
 
-from .bundle import SHIPPED, Bundle
+from .bundle import SHIPPED, Bundle, bundle_digest
 from .errors import BundleError
 
 log = logging.getLogger("scanloom.trust")
@@ -48,16 +47,6 @@ def record_trust(bundle: Bundle) -> None:
             path,
             error.strerror,
         )
-
-
-def bundle_digest(bundle: Bundle) -> str:
-    """SHA-256 over the names and contents of all files of the bundle, 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in bundle.folder.rglob("*") if path.is_file()):
-        name = path.relative_to(bundle.folder).as_posix()
-        digest.update(hashlib.sha256(name.encode()).digest())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _trusted() -> frozenset[str]:

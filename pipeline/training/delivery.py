@@ -84,7 +84,7 @@ def _register(client: MlflowClient, run_id: str, folder: Path, record: Record) -
     from .registry import register
 
     source = f"{client.get_run(run_id).info.artifact_uri}/{record['folder']}"
-    return register(client, run_id, record["name"], source, record["key_metric"], record["split_digest"]).note
+    return register(client, run_id, record["name"], source, record["tags"]).note
 
 
 def _reopen(client: MlflowClient, run_id: str, folder: Path, record: Record) -> None:

@@ -11,6 +11,10 @@ from ignite.engine import Engine, Events
 from ..errors import PipelineError
 
 
+class LossError(PipelineError):
+    """The loss is no number."""
+
+
 def stop_where_loss_is_no_number(trainer: Engine) -> None:
     """Let the trainer raise after the first step whose loss is NaN or infinite.
 
@@ -29,7 +33,7 @@ def _check(trainer: Engine) -> None:
     length = trainer.state.epoch_length or 1
     step = (trainer.state.iteration - 1) % length + 1
     cases = ", ".join(case_names(trainer.state.batch)) or "of no name"
-    raise PipelineError(
+    raise LossError(
         f"the loss is {loss} in epoch {trainer.state.epoch}, step {step} of {length}, cases {cases}. "
         f"The checkpoint is of epoch {trainer.state.epoch - 1}. Look at these cases, or train anew with a lower "
         "learning rate or precision fp32 (--set)."

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, bundle_digest
 from .dataset import read_json
 from .dataset_inputs import CONTEXTS, as_csv, dataset_input, split_digest
 from .environment import installed_packages
 from .options import TrainOptions
+from .registry import DIGEST, KEY_METRIC, SPLIT
 from .run_folder import CHECKPOINTS
 from .tracking import TrackedRun
 from .workflow import without_paths
@@ -71,7 +72,8 @@ def log_results(
     model = run.new_place() / MODEL
     save_model(bundle, model)
     run.log_file(model, MODEL)
-    run.register(bundle.name, MODEL, best, split_digest(cases))
+    tags = {KEY_METRIC: f"{best:.6f}", SPLIT: split_digest(cases), DIGEST: bundle_digest(bundle)}
+    run.register(bundle.name, MODEL, tags)
 
 
 def _hardware(workflow: ConfigWorkflow) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tracking import TrackedRun
+from .tracking import TrackedRun, tracking_uri
 
 INTERVAL_S = 10.0
 
@@ -32,7 +30,7 @@ def system_metrics(run: TrackedRun, interval_s: float = INTERVAL_S) -> Iterator[
             for each in self.monitors:
                 each.clear_metrics()
 
-    monitor = Monitor(run.run_id, tracking_uri="not asked")
+    monitor = Monitor(run.run_id, tracking_uri=tracking_uri())
     monitor._logging_step = run.next_step(monitor._metrics_prefix)
     monitor.start()
     try:

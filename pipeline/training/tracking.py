@@ -120,10 +120,9 @@ class TrackedRun:
         """A dataset input: `name`, `digest`, `source_type`, `source`, `schema`, `profile`, as of mlflow.data."""
         self._outbox.put({"kind": "inputs", "dataset": dict(dataset), "context": context})
 
-    def register(self, name: str, folder: str, key_metric: float, split_digest: str) -> None:
+    def register(self, name: str, folder: str, tags: Mapping[str, str]) -> None:
         """Make this run's artifacts under `folder` a version of the model `name`; see `registry.register`."""
-        record = {"name": name, "folder": folder, "key_metric": key_metric, "split_digest": split_digest}
-        self._outbox.put({"kind": "register", **record})
+        self._outbox.put({"kind": "register", "name": name, "folder": folder, "tags": dict(tags)})
 
     def set_tag(self, name: str, value: str) -> None:
         """A tag of the run."""

@@ -239,10 +239,7 @@ def _in_one_line(run_folder: Path, report: Report) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        again = "the same command with --resume goes on from the last epoch"
-        if not any((run_folder / CHECKPOINTS).iterdir()):
-            again = "the same command starts again"
-            shutil.rmtree(run_folder / "bundle", ignore_errors=True)
+        again = _what_to_do(run_folder, error)
         if isinstance(error, KeyboardInterrupt):
             report(f"stopped; {again}")
         if isinstance(error, PipelineError) or not isinstance(error, Exception):
@@ -251,3 +248,16 @@ def _in_one_line(run_folder: Path, report: Report) -> Iterator[None]:
             f"training stopped by {type(error).__name__}; the trace is in {run_folder / 'train.log'}. "
             f"When its cause is mended, {again}."
         ) from error
+
+
+def _what_to_do(run_folder: Path, error: BaseException) -> str:
+    """How to go on; what no epoch has come of is removed, but for what shows why a loss is no number."""
+    from .checkpoint import read_checkpoint
+    from .guard import LossError
+
+    found = read_checkpoint(run_folder / CHECKPOINTS)
+    if isinstance(error, LossError) or (found is not None and found.progress.epoch):
+        return "the same command with --resume goes on from the last epoch"
+    for folder in ("bundle", CHECKPOINTS):
+        shutil.rmtree(run_folder / folder, ignore_errors=True)
+    return "the same command starts again"

@@ -104,14 +104,15 @@ def test_an_error_in_the_middle_fails_the_run_and_resume_finishes_it(bundle: Bun
     assert trained.bf16_dice_cost is None  # it was measured of other weights
 
 
-def test_an_interruption_before_the_first_epoch_is_resumed_from_there(bundle: Bundle, options: TrainOptions) -> None:
+def test_an_interruption_before_the_first_epoch_leaves_nothing_half_begun(
+    bundle: Bundle, options: TrainOptions
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(bundle, options, stop_at("training on", KeyboardInterrupt()))
     assert only_run().info.status == "KILLED"
-    lines: list[str] = []
-    train(bundle, replace(options, resume=True), lambda line, done=None: lines.append(line))
-    assert lines[0] == "resumed after epoch 0"
-    assert only_run().info.status == "FINISHED"
+    assert not (options.run_folder / "bundle").exists()
+    train(bundle, replace(options, epochs=1), silent)
+    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
 
 
 def test_a_loss_that_is_no_number_fails_the_run_and_leaves_a_checkpoint(bundle: Bundle, options: TrainOptions) -> None:
