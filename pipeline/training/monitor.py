@@ -14,10 +14,12 @@ from ignite.engine import Engine, Events
 
 from ..bundle import LabelClass
 from ..progress import Report
-from .overlay import overlay_figure
+from .learning_curve import learning_curve
+from .overlay import Picture, draw, picture_of
+from .per_case import best_median_worst, per_case_csv
+from .processes import process_count
 from .tracking import TrackedRun
 
-PICTURED_CASES = 3
 COLUMNS = ("epoch", "metric", "value")
 
 
@@ -37,9 +39,10 @@ class Monitor:
         self.labels = tuple(labels)
         self.report = report
         self._epoch = 0
-        self._losses: list[float] = []
+        self._losses: list[tuple[int, float]] = []
+        self._samples = 0
         self._started = self._last_step = 0.0
-        self._pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray, str, Sequence[float]]] = []
+        self._cases: list[tuple[str, Picture]] = []
 
     def attach(self, trainer: Engine, evaluator: Engine, optimizer: Any) -> None:
         """Register with both engines; the learning rate is read from the optimizer."""
@@ -48,41 +51,52 @@ class Monitor:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._end_epoch(trainer, optimizer))
         # A validation runs within the trainer's EPOCH_COMPLETED, before our handler there: the loss is told first.
         evaluator.add_event_handler(Events.STARTED, lambda: self._end_epoch(trainer, optimizer))
-        evaluator.add_event_handler(Events.STARTED, lambda: self._pictures.clear())
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._keep_picture)
+        evaluator.add_event_handler(Events.STARTED, lambda: self._cases.clear())
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._keep_cases)
         evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
+
+    def finish(self) -> None:
+        """Log the learning curve of the whole training."""
+        if self.metrics_file.exists():
+            figure = learning_curve(self.metrics_file, f"{self._epoch or 'all'} epochs")
+            self.run.log_figure(figure, "training/learning_curve.png")
 
     def _start_epoch(self, trainer: Engine) -> None:
         self._epoch, self._started = trainer.state.epoch, time.perf_counter()
         self._losses.clear()
+        self._samples = 0
 
     def _end_step(self, trainer: Engine) -> None:
-        self._losses.append(_loss(trainer))
+        self._losses.append((trainer.state.iteration, _loss(trainer)))
+        self._samples += _batch_size(trainer.state.batch) * process_count()
         self._last_step = time.perf_counter()
 
     def _end_epoch(self, trainer: Engine, optimizer: Any) -> None:
         """Tell of the epoch's training, once."""
         if not self._losses:
             return
+        seconds = self._last_step - self._started
         metrics = {
-            "train/loss": float(np.mean(self._losses)),
+            "train/loss": float(np.mean([loss for _, loss in self._losses])),
             "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
-            "train/seconds": self._last_step - self._started,
+            "train/seconds": seconds,
+            "train/samples_per_second": self._samples / seconds if seconds > 0 else 0.0,
         }
+        self.run.log_points([("train/step_loss", loss, step) for step, loss in self._losses])
         self._losses.clear()
         self._write(metrics)
         epochs = trainer.state.max_epochs or self._epoch
-        line = f"epoch {self._epoch}/{epochs}: loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.1f} s"
+        line = f"epoch {self._epoch}/{epochs}: loss {metrics['train/loss']:.4f}, {seconds:.1f} s"
         self.report(line, self._epoch / epochs)
 
-    def _keep_picture(self, evaluator: Engine) -> None:
+    def _keep_cases(self, evaluator: Engine) -> None:
+        """Of each case the slices of its picture and its Dice; the volumes go."""
         for case, item in zip(_items(evaluator.state.batch), _items(evaluator.state.output), strict=False):
-            if len(self._pictures) >= PICTURED_CASES:
-                return
             reference, prediction = (_labels(item[key]) for key in ("label", "pred"))
             image = np.asarray(item["image"][0])
             spacing = [float(length) for length in getattr(item["image"], "pixdim", np.ones(image.ndim))]
-            self._pictures.append((image, reference, prediction, _case_name(case, item), spacing))
+            name = _case_name(case, item, len(self._cases))
+            self._cases.append((name, picture_of(image, reference, prediction, self.labels, spacing)))
 
     def _end_validation(self, evaluator: Engine) -> None:
         metrics = dict(self._validation_metrics(evaluator))
@@ -91,11 +105,16 @@ class Monitor:
         if evaluator.state.best_metric_epoch == evaluator.state.epoch:
             self.run.set_tag("best_epoch", str(self._epoch))
             self.run.log_metrics({"val/best": float(evaluator.state.best_metric)}, self._epoch)
-            for image, reference, prediction, name, spacing in self._pictures:
-                title = f"{name}, epoch {self._epoch}"
-                figure = overlay_figure(image, reference, prediction, title, self.labels, spacing)
-                self.run.log_figure(figure, f"validation/{name}.png")
-        self._pictures.clear()
+            self._log_cases()
+            self.finish()
+        self._cases.clear()
+
+    def _log_cases(self) -> None:
+        """The Dice of every case, and pictures of the best, the median and the worst."""
+        self.run.log_text(per_case_csv(self._cases, self.labels), "validation/per_case.csv")
+        for which, (name, picture) in best_median_worst(self._cases).items():
+            title = f"{which}: {name}, epoch {self._epoch}, mean Dice {picture.mean_dice:.3f}"
+            self.run.log_figure(draw(picture, title, self.labels), f"validation/{which}.png")
 
     def _validation_metrics(self, evaluator: Engine) -> Iterator[tuple[str, float]]:
         names = [label.name for label in self.labels]
@@ -139,12 +158,22 @@ def _loss(trainer: Engine) -> float:
     return float(torch.as_tensor(_items(trainer.state.output)[0]["loss"]).detach())
 
 
-def _case_name(case: Any, item: Any) -> str:
-    """The case's name in the dataset, or its file's."""
+def _batch_size(batch: Any) -> int:
+    """Samples in a training batch, collated or decollated."""
+    if isinstance(batch, list | tuple):
+        return len(batch)
+    sizes = (
+        [len(value) for value in batch.values() if isinstance(value, torch.Tensor)] if isinstance(batch, dict) else []
+    )
+    return sizes[0] if sizes else 1
+
+
+def _case_name(case: Any, item: Any, number: int) -> str:
+    """The case's name in the dataset, or its file's, or its number."""
     if isinstance(case, dict) and isinstance(case.get("case"), str):
         return str(case["case"])
-    file = str(getattr(item["image"], "meta", {}).get("filename_or_obj", "case"))
-    return Path(file).name.split(".")[0]
+    file = getattr(item["image"], "meta", {}).get("filename_or_obj")
+    return Path(str(file)).name.split(".")[0] if file else f"case {number + 1}"
 
 
 def _labels(one_hot: Any) -> np.ndarray:

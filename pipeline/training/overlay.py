@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,54 @@ REFERENCE, PREDICTION = (0, (2.2, 1.4)), "solid"
 """Line styles."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """What a picture of a case shows: a few slices in place of the volume.
+
+    Attributes:
+        sections: name, (image, reference, prediction) as (rows, columns), height over width of a pixel, for each plane.
+        window: grey values from black to white.
+        dice: value of a label -> its Dice over the whole volume; NaN where it is in neither.
+    """
+
+    sections: tuple[tuple[str, list[np.ndarray], float], ...]
+    window: tuple[float, float]
+    dice: Mapping[int, float]
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the labels that are in reference or prediction; NaN where none is."""
+        there = [value for value in self.dice.values() if not np.isnan(value)]
+        return float(np.mean(there)) if there else float("nan")
+
+
+def picture_of(
+    image: np.ndarray,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    labels: Sequence[LabelClass] = (),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Picture:
+    """The slices that hold most of the reference, copied out of the volume, and the Dice of each label.
+
+    Args:
+        image: (X, Y, Z) in RAS array order, shown in three planes with the patient's right on the left; or (X, Y).
+        reference: integers of the image's shape, 0 background.
+        prediction: likewise.
+        labels: whose Dice is wanted, beside those that are found.
+        spacing: of the voxels along each axis, in any unit.
+    """
+    found = np.union1d(np.unique(reference), np.unique(prediction))
+    values = sorted({*(label.value for label in labels), *(int(value) for value in found if value > 0)})
+    low, high = np.percentile(image, (1, 99))
+    sections = tuple(
+        (name, [plane.copy() for plane in planes], aspect)
+        for name, planes, aspect in _sections(image, reference, prediction, spacing)
+    )
+    dice = {value: _dice(reference == value, prediction == value) for value in values}
+    return Picture(sections, (float(low), float(max(high, low + 1e-6))), dice)
+
+
 def overlay_figure(
     image: np.ndarray,
     reference: np.ndarray,
@@ -26,37 +75,40 @@ def overlay_figure(
     labels: Sequence[LabelClass] = (),
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Figure:
+    """`draw` of `picture_of`."""
+    return draw(picture_of(image, reference, prediction, labels, spacing), title, labels)
+
+
+def draw(picture: Picture, title: str, labels: Sequence[LabelClass] = ()) -> Figure:
     """A case with the outlines of the reference (dashed) and the prediction (solid), and the Dice of each label.
 
     Args:
-        image: (X, Y, Z) in RAS array order, shown in three planes with the patient's right on the left; or (X, Y).
-        reference: integers of the image's shape, 0 background.
-        prediction: likewise.
+        picture: of the case.
         title: one line above.
         labels: names and colours for the legend; a label that is not among them is called by its number.
-        spacing: of the voxels along each axis, in any unit.
     """
     from matplotlib.figure import Figure
 
     known = {label.value: label for label in labels}
-    found = np.union1d(np.unique(reference), np.unique(prediction))
-    values = sorted({*known, *(int(value) for value in found if value > 0)})
-    colors = {value: _color(known.get(value), order) for order, value in enumerate(values)}
-    sections = list(_sections(image, reference, prediction, spacing))
-    figure = Figure(figsize=(3.4 * len(sections) + 0.4, 4.4), layout="constrained")
+    colors = {value: _color(known.get(value), order) for order, value in enumerate(picture.dice)}
+    figure = Figure(figsize=(3.4 * len(picture.sections) + 0.4, 4.4), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    low, high = np.percentile(image, (1, 99))
-    for axes, (name, planes, aspect) in zip(np.ravel(figure.subplots(1, len(sections))), sections, strict=True):
-        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
-        for value in values:
-            _outline(axes, planes[1] == value, colors[value], REFERENCE, 1.6)
-            _outline(axes, planes[2] == value, colors[value], PREDICTION, 1.4)
+    low, high = picture.window
+    panels = np.ravel(figure.subplots(1, len(picture.sections)))
+    for axes, (name, planes, aspect) in zip(panels, picture.sections, strict=True):
+        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
+        for value, color in colors.items():
+            _outline(axes, planes[1] == value, color, REFERENCE, 1.6)
+            _outline(axes, planes[2] == value, color, PREDICTION, 1.4)
         axes.invert_xaxis()
         axes.set_title(name, fontsize=9)
         axes.set_axis_off()
-    names = {value: known[value].name if value in known else f"label {value}" for value in values}
-    texts = {value: f"{names[value]}, Dice {_dice(reference == value, prediction == value)}" for value in values}
-    _legend(figure, [(colors[value], texts[value]) for value in values])
+    names = {value: known[value].name if value in known else f"label {value}" for value in picture.dice}
+    texts = [
+        (colors[value], f"{names[value]}, Dice {'- (absent)' if np.isnan(dice) else f'{dice:.3f}'}")
+        for value, dice in picture.dice.items()
+    ]
+    _legend(figure, texts)
     return figure
 
 
@@ -101,7 +153,7 @@ def _color(label: LabelClass | None, order: int) -> Any:
     return tuple(part / 255 for part in label.color) if label else f"C{order}"
 
 
-def _dice(one: np.ndarray, other: np.ndarray) -> str:
-    """2 |A and B| / (|A| + |B|) in words; where both are empty there is none."""
+def _dice(one: np.ndarray, other: np.ndarray) -> float:
+    """2 |A and B| / (|A| + |B|); where both are empty there is none: NaN."""
     total = int(one.sum()) + int(other.sum())
-    return f"{2 * int((one & other).sum()) / total:.3f}" if total else "- (absent)"
+    return 2 * int((one & other).sum()) / total if total else float("nan")

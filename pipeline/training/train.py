@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from .checkpoint import Checkpoint, Progress
+    from .monitor import Monitor
     from .session import Session
 
 log = logging.getLogger("scanloom.training")
@@ -174,8 +175,7 @@ def _train(
     if checkpoint is not None:
         session.resume(checkpoint)
         _tell_of_resumption(checkpoint, report)
-    if run is not None:
-        _attach_monitor(session, run, bundle, options, report)
+    monitor = None if run is None else _attach_monitor(session, run, bundle, options, report)
     session.trainer.add_event_handler(Events.ITERATION_COMPLETED, interruption.check)
     train_together(session.trainer)
     device = session.trainer.state.device
@@ -185,6 +185,8 @@ def _train(
         report(f"training on {len(session.made('train#dataset'))} cases, {session.trainer.state.max_epochs} epochs")
         if checkpoint is None or not checkpoint.progress.ended:
             session.run()
+    if monitor is not None:
+        monitor.finish()
     if run is not None and options.fold is None:  # no case is held out to choose an epoch by
         session.save_weights(bundle.weights)
     return session.best_metric
@@ -201,7 +203,9 @@ def _tell_of_resumption(checkpoint: Checkpoint, report: Report) -> None:
     report(f"resumed after epoch {checkpoint.progress.epoch}")
 
 
-def _attach_monitor(session: Session, run: TrackedRun, bundle: Bundle, options: TrainOptions, report: Report) -> None:
+def _attach_monitor(
+    session: Session, run: TrackedRun, bundle: Bundle, options: TrainOptions, report: Report
+) -> Monitor:
     """Let the run, metrics.csv and the report follow the engines."""
     from .monitor import Monitor, forget_after
 
@@ -209,6 +213,7 @@ def _attach_monitor(session: Session, run: TrackedRun, bundle: Bundle, options: 
     forget_after(metrics_file, session.epoch)
     monitor = Monitor(run, metrics_file, bundle.labels, report)
     monitor.attach(session.trainer, session.evaluator, session.made("optimizer"))
+    return monitor
 
 
 def _finish_bundle(

@@ -13,10 +13,13 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
+from monai.metrics import DiceMetric
 from scanloom.pipeline.bundle import Code, LabelClass
 from scanloom.pipeline.training.checkpoint import BestMetric
+from scanloom.pipeline.training.learning_curve import learning_curve
 from scanloom.pipeline.training.monitor import Monitor, forget_after
-from scanloom.pipeline.training.overlay import overlay_figure
+from scanloom.pipeline.training.overlay import Picture, overlay_figure, picture_of
+from scanloom.pipeline.training.per_case import best_median_worst
 
 CODE = Code("91723000", "SCT", "Anatomical Structure")
 LABELS = (
@@ -32,6 +35,14 @@ class FakeRun:
         self.metrics: list[tuple[str, float, int]] = []
         self.figures: list[tuple[str, Figure]] = []
         self.tags: dict[str, str] = {}
+        self.texts: list[tuple[str, str]] = []
+        self.points: list[tuple[str, float, int]] = []
+
+    def log_points(self, points: Sequence[tuple[str, float, int]]) -> None:
+        self.points += points
+
+    def log_text(self, text: str, name: str) -> None:
+        self.texts.append((name, text))
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.metrics += [(name, value, step) for name, value in metrics.items()]
@@ -47,11 +58,22 @@ def one_hot(labels: np.ndarray) -> torch.Tensor:
     return torch.stack([torch.as_tensor(labels == value) for value in range(3)]).float()
 
 
+WRONG = (2, 0, 4, 1, 3)
+"""How many voxels of label 1 the prediction misses in each case: case_1 is the best, case_2 the worst."""
+
+
+def make_item(wrong: int, shape: tuple[int, ...] = (4, 5, 6)) -> dict[str, torch.Tensor]:
+    """A case whose prediction misses so many of the voxels of label 1; label 2 is in neither."""
+    reference = np.zeros(shape, int)
+    reference[1:3, 1:4] = 1
+    prediction = reference.copy()
+    prediction[tuple(axis[:wrong] for axis in np.nonzero(reference))] = 0
+    return {"image": MetaTensor(torch.rand(1, *shape)), "label": one_hot(reference), "pred": one_hot(prediction)}
+
+
 def make_evaluator(scores: Sequence[float], cases: int = 5) -> Engine:
     """An evaluator of one case a batch, decollated, whose key metric takes the scores one after the other."""
-    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6))
-    item = {"image": MetaTensor(torch.rand(1, 4, 5, 6)), "label": one_hot(labels), "pred": one_hot(labels)}
-    evaluator = Engine(lambda engine, batch: [item])
+    evaluator = Engine(lambda engine, batch: [make_item(WRONG[int(batch[0]["case"].removeprefix("case_"))])])
     evaluator.state.key_metric_name = "val_mean_dice"  # type: ignore[attr-defined]
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1.0, -1  # type: ignore[attr-defined]
     left = list(scores)
@@ -104,7 +126,7 @@ def test_metrics_go_to_mlflow_and_to_the_file_under_the_same_names(tmp_path: Pat
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = [(row["metric"], int(row["epoch"])) for row in csv.DictReader(file)]
     assert rows == [(name, step) for name, _, step in run.metrics if name != "val/best"]
-    assert len(rows) == len(set(rows)) == 12
+    assert len(rows) == len(set(rows)) == 14
 
 
 def test_an_epochs_loss_is_told_before_its_validation(tmp_path: Path) -> None:
@@ -113,14 +135,85 @@ def test_an_epochs_loss_is_told_before_its_validation(tmp_path: Path) -> None:
     assert lines[1] == "  validation: mean_dice 0.5000, dice/anterior 0.4000, dice/posterior 0.6000"
 
 
-def test_pictures_are_made_only_of_the_best(tmp_path: Path) -> None:
+def test_pictures_are_of_the_best_the_median_and_the_worst_case_of_the_best_validations(tmp_path: Path) -> None:
     run, _ = run_training(tmp_path, [0.5, 0.4, 0.5, 0.7])
-    names = [f"validation/case_{number}.png" for number in range(3)]
-    assert [name for name, _ in run.figures] == names * 2
-    titles = [figure.get_suptitle() for _, figure in run.figures]
-    assert (titles[0], titles[3]) == ("case_0, epoch 1", "case_0, epoch 4")
+    pictures = [(name, figure.get_suptitle()) for name, figure in run.figures if name.startswith("validation/")]
+    cases = {name: title.split(":")[1].split(",")[0].strip() for name, title in pictures}
+    assert cases == {
+        "validation/best.png": "case_1",
+        "validation/median.png": "case_0",
+        "validation/worst.png": "case_2",
+    }
+    assert [title.split(", ")[1] for _, title in pictures] == ["epoch 1"] * 3 + ["epoch 4"] * 3
+    assert pictures[0][1].endswith("mean Dice 1.000")
+    assert [name for name, _ in run.figures if name.startswith("training/")] == ["training/learning_curve.png"] * 2
     assert [(value, step) for name, value, step in run.metrics if name == "val/best"] == [(0.5, 1), (0.7, 4)]
     assert run.tags == {"best_epoch": "4"}
+
+
+def test_every_case_of_the_best_validation_is_in_a_table(tmp_path: Path) -> None:
+    run, _ = run_training(tmp_path, [0.5])
+    ((name, text),) = run.texts
+    assert name == "validation/per_case.csv"
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["case"] for row in rows] == [f"case_{number}" for number in range(5)]
+    for row, wrong in zip(rows, WRONG, strict=True):
+        item = make_item(wrong)
+        (expected,) = DiceMetric(include_background=False)(item["pred"][None], item["label"][None])
+        assert float(row["anterior"]) == pytest.approx(float(expected[0]), abs=1e-4)
+        assert row["posterior"] == ""  # in neither
+        assert row["mean"] == row["anterior"]
+
+
+def test_steps_and_samples_are_told_an_epoch_at_once(tmp_path: Path) -> None:
+    run, _ = run_training(tmp_path, [0.5, 0.6])
+    assert run.points == [("train/step_loss", float(step), step) for step in (1, 2, 3, 4)]
+    rates = [value for name, value, _ in run.metrics if name == "train/samples_per_second"]
+    assert len(rates) == 2 and all(rate > 0 for rate in rates)
+
+
+def test_of_a_case_its_slices_are_kept_and_not_its_volume() -> None:
+    shape = (64, 64, 64)
+    item = make_item(2, shape)
+    image, label, prediction = (
+        np.asarray(item["image"][0]),
+        *(np.asarray(item[key]).argmax(0) for key in ("label", "pred")),
+    )
+    picture = picture_of(image, label, prediction)
+    kept = [plane for _, planes, _ in picture.sections for plane in planes]
+    assert all(plane.base is None and plane.size == 64 * 64 for plane in kept)
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [
+        ([], {}),
+        ([0.5], {"best": 0}),
+        ([0.5, 0.9], {"best": 1, "worst": 0}),
+        ([0.5, 0.5, 0.5], {"best": 0, "median": 1, "worst": 2}),
+        ([float("nan"), 0.1, 0.9, float("nan"), 0.5], {"best": 2, "median": 4, "worst": 1}),
+    ],
+)
+def test_fewer_cases_equal_cases_and_empty_cases_are_chosen_from(dice: list[float], expected: dict[str, int]) -> None:
+    cases = [(str(number), Picture((), (0, 1), {1: value})) for number, value in enumerate(dice)]
+    assert {which: int(name) for which, (name, _) in best_median_worst(cases).items()} == expected
+
+
+@pytest.mark.parametrize("metrics", [{"val/mean_dice": [0.5, 0.7]}, {}])
+def test_the_learning_curve_is_drawn_from_the_whole_file(tmp_path: Path, metrics: dict[str, list[float]]) -> None:
+    rows = [
+        ["epoch", "metric", "value"],
+        [1, "train/loss", 2.0],
+        [2, "train/loss", 1.0],
+        [2, "train/learning_rate", 0.1],
+    ]
+    rows += [[epoch, name, value] for name, values in metrics.items() for epoch, value in enumerate(values, start=1)]
+    (tmp_path / "metrics.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    figure = learning_curve(tmp_path / "metrics.csv", "title")
+    above, below, _ = figure.axes
+    assert above.lines[0].get_ydata().tolist() == [2.0, 1.0]
+    assert below.get_title() == ("best mean 0.7000 in epoch 2" if metrics else "")
+    figure.savefig(tmp_path / "curve.png")
 
 
 def test_rows_after_an_epoch_can_be_forgotten(tmp_path: Path) -> None:
