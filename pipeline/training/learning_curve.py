@@ -45,7 +45,8 @@ def learning_curve(metrics_file: Path, title: str) -> Figure:
         below.axvline(epochs[best], color="0.6", linestyle=":")
         below.set_title(f"best mean {values[best]:.4f} in epoch {epochs[best]}", fontsize=9)
         below.legend(fontsize=9, loc="lower right")
-        below.set_ylim(bottom=max(0.0, float(np.quantile(values, 0.25)) - 0.05))  # the first epochs would flatten the rest
+        # The first epochs would flatten the rest.
+        below.set_ylim(bottom=max(0.0, float(np.quantile(values, 0.25)) - 0.05))
     below.set_ylabel("Dice of the validation cases")
     below.set_xlabel("epoch")
     return figure

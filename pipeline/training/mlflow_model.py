@@ -20,6 +20,7 @@ def save_model(bundle: Bundle, folder: Path) -> None:
     `status`, `error`, `volumes_ml` (JSON, label name -> ml) and `labels` (a .nii.gz file in base64).
     """
     import mlflow.pyfunc
+    import pandas
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
@@ -34,6 +35,7 @@ def save_model(bundle: Bundle, folder: Path) -> None:
         str(folder),
         loader_module=LOADER,
         data_path=str(bundle.folder),
+        input_example=pandas.DataFrame({"path": ["scan.nii.gz"]}),
         signature=ModelSignature(Schema(inputs), Schema(outputs)),
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
         metadata={"bundle": bundle.name, "version": bundle.version},

@@ -82,9 +82,10 @@ def test_it_prints_the_bundle_and_says_an_epoch_a_line(training: Training) -> No
         "  validation",
         "epoch 2/2",
         "  validation",
-        lines[-1].split(":")[0],
+        lines[-2],
+        f"model {NAME} version 1",
     ]
-    assert lines[-1].startswith("trained bundle in ") and lines[-1].endswith(f"model {NAME} version 1")
+    assert lines[-2].startswith("trained bundle in ") and lines[-1].endswith(": the first champion")
 
 
 def test_libraries_warn_of_nothing_new(training: Training) -> None:
@@ -100,10 +101,18 @@ def test_the_run_tells_the_whole_story(training: Training) -> None:
     assert (params["config/network_def/features"], params["config/network_def/deep_supervision"]) == ("[4, 8]", "0")
     assert (params["config/seed"], params["config/epochs"], params["dataset_cases"]) == ("0", "2", "6")
     assert params["device"].startswith("cpu (") and len(params["dataset_sha256"]) == 64
+    assert (params["seed"], params["fold"], params["epochs"]) == ("0", "0", "2") and params["precision"] in (
+        "bf16",
+        "fp32",
+    )
     assert {"version/torch", "git_commit", "config/optimizer/_target_"} <= set(params)
+    assert len(params) > 100  # not four
     client = MlflowClient(f"sqlite:///{training.work / 'mlflow.db'}")
-    for name in ("train/loss", "train/learning_rate", "val/mean_dice", "val/dice/anterior", "val/dice/posterior"):
+    names = ("train/loss", "train/learning_rate", "train/samples_per_second", "val/mean_dice", "val/dice/posterior")
+    for name in (*names, "train/seconds", "val/dice/anterior"):
         assert [entry.step for entry in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    steps = client.get_metric_history(run.info.run_id, "train/step_loss")
+    assert [entry.step for entry in steps] == [1, 2, 3, 4]
     best = client.get_metric_history(run.info.run_id, "val/best")
     assert str(best[-1].step) == run.data.tags["best_epoch"]
 
@@ -115,16 +124,43 @@ def test_the_artifacts_are_config_split_pictures_checkpoint_and_bundle(training:
     assert files >= {
         "config/train.yaml",
         "checkpoints/last.pt",
+        "checkpoints/best.pt",
+        "config/packages.txt",
+        "config/cases.csv",
         "training/metrics.csv",
+        "training/learning_curve.png",
         "bundle/models/model.pt",
         "bundle/configs/metadata.json",
-        *(f"validation/{case}.png" for case in split["validation"]),
+        "model/MLmodel",
+        "validation/per_case.csv",
+        "validation/best.png",
+        "validation/worst.png",
     }
     assert len(split["training"]) == 4 and len(split["validation"]) == 2
     assert set(split["training"]) | set(split["validation"]) == {f"crop_{number}" for number in range(6)}
     config = yaml.safe_load((artifacts / "config/train.yaml").read_text())
     assert config["network_def"]["features"] == [4, 8] and "dataset_dir" not in config
-    assert all((artifacts / f"validation/{case}.png").read_bytes()[1:4] == b"PNG" for case in split["validation"])
+    assert all(path.read_bytes()[1:4] == b"PNG" for path in artifacts.rglob("*.png"))
+    with (artifacts / "config/cases.csv").open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == split["training"] + split["validation"]
+
+
+def test_the_data_are_inputs_of_the_run_by_their_digests(training: Training) -> None:
+    (run,) = training.runs()
+    found = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(found) == {"training", "validation"}
+    assert json.loads(found["training"].profile)["num_rows"] == 4
+    assert found["training"].digest != found["validation"].digest
+    assert len(json.loads(found["validation"].source)["tags"]["sha256"]) == 64
+
+
+def test_the_store_is_not_in_the_bundle_and_nothing_waits_to_be_sent(training: Training) -> None:
+    assert not list((training.run_folder / "bundle").rglob("*.db")) + list(
+        (training.run_folder / "bundle").rglob("mlruns")
+    )
+    (outbox,) = (training.run_folder / "tracking").iterdir()
+    assert sorted(path.name for path in outbox.iterdir()) == ["records.jsonl", "sent"]
+    assert int((outbox / "sent").read_text()) == len((outbox / "records.jsonl").read_text().splitlines())
 
 
 def test_nothing_of_the_machine_is_tracked(training: Training) -> None:
@@ -158,9 +194,9 @@ def test_the_bundle_is_complete_and_says_where_its_weights_come_from(training: T
 def test_the_bundle_is_a_registered_model(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(training.work)
     mlflow.set_tracking_uri(f"sqlite:///{training.work / 'mlflow.db'}")
-    fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/1"))
+    fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
     trained = training.run_folder / "bundle" / "models" / "model.pt"
-    assert (fetched / "models" / "model.pt").read_bytes() == trained.read_bytes()
+    assert (fetched / "data" / "bundle" / "models" / "model.pt").read_bytes() == trained.read_bytes()
 
 
 def test_the_bundle_predicts_without_being_trusted_by_hand(training: Training, crops: Path) -> None:
