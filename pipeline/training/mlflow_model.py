@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -31,12 +32,14 @@ def save_model(bundle: Bundle, folder: Path) -> None:
         ColSpec(plane, "affine", required=False),
     ]
     outputs = [ColSpec(DataType.string, name) for name in ("case", "status", "error", "volumes_ml", "labels")]
-    mlflow.pyfunc.save_model(
-        str(folder),
-        loader_module=LOADER,
-        data_path=str(bundle.folder),
-        input_example=pandas.DataFrame({"path": ["scan.nii.gz"]}),
-        signature=ModelSignature(Schema(inputs), Schema(outputs)),
-        pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
-        metadata={"bundle": bundle.name, "version": bundle.version},
-    )
+    with warnings.catch_warnings():  # MLflow warns of what it does itself
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            str(folder),
+            loader_module=LOADER,
+            data_path=str(bundle.folder),
+            input_example=pandas.DataFrame({"path": ["scan.nii.gz"]}),
+            signature=ModelSignature(Schema(inputs), Schema(outputs)),
+            pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+            metadata={"bundle": bundle.name, "version": bundle.version},
+        )
