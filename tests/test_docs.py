@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-BLOCKS = {"transforms.md": 8, "inference.md": 3, "studies.md": 1, "planning.md": 1, "evaluation.md": 1, "training.md": 0}
+BLOCKS = {
+    "transforms.md": 8,
+    "inference.md": 3,
+    "studies.md": 1,
+    "planning.md": 1,
+    "evaluation.md": 1,
+    "training.md": 0,
+    "tracking.md": 1,
+}
 """A page, and the least of its Python blocks."""
 
 

@@ -1,6 +1,6 @@
 """MLflow's page, as `scanloom ui` serves it, in a real browser: the run, its metrics, its picture, the model.
 
-    SCANLOOM_SCREENSHOTS=docs/pictures pytest tests/pipeline/training/test_browser.py
+    SCANLOOM_SCREENSHOTS=docs/images pytest tests/pipeline/training/test_browser.py
 
 writes what docs/tracking.md shows.
 """
