@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .csv_table import csv_table
 from .dataset import Split, file_digest
 
 CONTEXTS = ("training", "validation")
@@ -30,11 +29,7 @@ def case_rows(split: Split) -> list[dict[str, str]]:
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     """The rows as a CSV file's text."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_table(COLUMNS, rows)
 
 
 def split_digest(rows: Sequence[Mapping[str, str]]) -> str:

@@ -18,7 +18,7 @@ from ..atomic import atomic, write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..bundle_network import NETWORK, inference_config, read_weights
 from ..errors import BundleError, UsageError
-from .run_folder import OF_THE_WEIGHTS, read_parent_run
+from .run_folder import OF_THE_WEIGHTS, read_parent_run, say_on_card
 
 TARGET = "scanloom.networks.Ensemble"
 FOLD = re.compile(r"fold(\d+)")
@@ -150,10 +150,9 @@ def _write_metadata(members: Sequence[Bundle], folder: Path, parent_run: str | N
 
 
 def _write_notice(card: Path, count: int) -> None:
-    """Say at the top of the model card what the bundle is."""
-    if card.is_file():
-        notice = (
-            f"> An ensemble of the networks of {count} folds, the mean of whose probabilities it predicts: `training` "
-            "in configs/metadata.json says which runs made them. The figures below are not the ensemble's.\n\n"
-        )
-        card.write_text(notice + card.read_text(encoding="utf-8"), encoding="utf-8")
+    """Say on the model card what the bundle is."""
+    say_on_card(
+        card,
+        f"An ensemble of the networks of {count} folds, the mean of whose probabilities it predicts: `training` in "
+        "configs/metadata.json says which runs made them. The figures below are not the ensemble's.",
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..bundle import LabelClass
+from .csv_table import csv_table
 from .overlay import Picture
 
 Named = tuple[str, Picture]
@@ -18,12 +17,16 @@ def per_case_csv(cases: Sequence[Named], labels: Sequence[LabelClass]) -> str:
     """A CSV text with a row a case: its name, the Dice of each label (empty where it is in neither), their mean."""
     values = sorted({value for _, picture in cases for value in picture.dice})
     names = {label.value: label.name for label in labels}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["case", *(names.get(value, f"label {value}") for value in values), "mean"])
-    for name, picture in cases:
-        writer.writerow([name, *(_figure(picture.dice.get(value)) for value in values), _figure(picture.mean_dice)])
-    return text.getvalue()
+    columns = {value: names.get(value, f"label {value}") for value in values}
+    rows = [
+        {
+            "case": name,
+            **{column: _figure(picture.dice.get(value)) for value, column in columns.items()},
+            "mean": _figure(picture.mean_dice),
+        }
+        for name, picture in cases
+    ]
+    return csv_table(["case", *columns.values(), "mean"], rows)
 
 
 def best_median_worst(cases: Sequence[Named]) -> dict[str, Named]:

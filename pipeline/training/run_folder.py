@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from ..atomic import write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
+from .csv_table import csv_table
 
 CHECKPOINTS = "checkpoints"
 
@@ -74,6 +74,12 @@ def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
     return find_bundle(bundle.folder)
 
 
+def say_on_card(card: Path, notice: str) -> None:
+    """Put a notice at the top of a model card, where there is one."""
+    if card.is_file():
+        card.write_text(f"> {notice}\n\n{card.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
 def write_parent_run(folder: Path, run_id: str) -> None:
     """Keep the MLflow run that the folds are children of, for a resumption."""
     write_whole(folder / PARENT, json.dumps({"mlflow_run_id": run_id}).encode())
@@ -108,22 +114,17 @@ def pool_metrics(folder: Path, folds: int) -> dict[str, tuple[float, float]]:
             {"fold": fold, "epoch": "", "metric": name, "value": value}
             for fold, value in zip(("mean", "spread"), figures, strict=True)
         ]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, ["fold", "epoch", "metric", "value"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / "metrics.csv", text.getvalue().encode())
+    write_whole(folder / "metrics.csv", csv_table(["fold", "epoch", "metric", "value"], rows).encode())
     return pooled
 
 
 def _disown_figures(card: Path, bundle: Bundle) -> None:
-    """Say at the top of a copied model card that its figures are of other weights."""
-    if card.is_file():
-        notice = (
-            f"> Trained anew from the bundle {bundle.name} {bundle.version}: `training` in configs/metadata.json says "
-            "how. The figures below are those of the bundle that it started from.\n\n"
-        )
-        card.write_text(notice + card.read_text(encoding="utf-8"), encoding="utf-8")
+    """Say on a copied model card that its figures are of other weights."""
+    say_on_card(
+        card,
+        f"Trained anew from the bundle {bundle.name} {bundle.version}: `training` in configs/metadata.json says how. "
+        "The figures below are those of the bundle that it started from.",
+    )
 
 
 def _override(path: Path, values: Mapping[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from typing import Any
 
 from ..atomic import write_whole
 from ..bundle import LabelClass
+from .csv_table import csv_table
 from .metrics import METRICS
 from .scores import CaseScores, Statistic, Summary, statistic
 
@@ -30,17 +29,15 @@ def write_metrics_csv(path: Path, cases: Sequence[CaseScores], labels: Sequence[
         PipelineError: the file can not be written.
     """
     names = {label.value: label.name for label in labels}
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[dict[str, Any]] = []
     for case in cases:
         about = {"case": case.case, "fold": "" if case.fold is None else case.fold, "seen": case.seen}
         if case.error is not None:
-            writer.writerow({**about, "error": " ".join(str(case.error).split())})
+            rows.append({**about, "error": " ".join(str(case.error).split())})
         for scores in case.labels:
             values = {key: _field(value) for key, value in asdict(scores).items()}
-            writer.writerow({**about, **values, "label": names[scores.value]})
-    write_whole(path, table.getvalue().encode())
+            rows.append({**about, **values, "label": names[scores.value]})
+    write_whole(path, csv_table(COLUMNS, rows).encode())
 
 
 def write_metrics_json(path: Path, content: Mapping[str, Any]) -> None:
