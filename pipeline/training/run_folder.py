@@ -14,6 +14,7 @@ from ..atomic import write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
 from .csv_table import csv_table
+from .tracking import is_default_store
 
 CHECKPOINTS = "checkpoints"
 
@@ -35,6 +36,11 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> None:
     """
     if folder.resolve().is_relative_to(bundle.folder):
         raise UsageError(f"{folder} lies in the bundle {bundle.folder}. Choose another folder with -o.")
+    if Path.cwd().is_relative_to(bundle.folder) and is_default_store():
+        raise UsageError(
+            "the working folder lies in the bundle, and MLflow's store would, too. Work elsewhere, or set "
+            "MLFLOW_TRACKING_URI."
+        )
     if (folder / "bundle").exists() and not resume:
         raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
     if resume and not (folder / "bundle").is_dir():

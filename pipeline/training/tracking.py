@@ -50,6 +50,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
 
 
+def is_default_store() -> bool:
+    """Whether the store is the one in the working folder."""
+    return tracking_uri() == DEFAULT_STORE
+
+
 def shown_uri() -> str:
     """`tracking_uri()` for people: without the password that it may hold."""
     return re.sub(r"//[^/@]*@", "//", tracking_uri())

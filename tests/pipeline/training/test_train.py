@@ -227,6 +227,18 @@ def test_resume_needs_a_training(bundle: Bundle, options: TrainOptions) -> None:
         train(bundle, replace(options, resume=True), silent)
 
 
+def test_one_seed_gives_the_same_weights_with_any_number_of_workers(bundle: Bundle, options: TrainOptions) -> None:
+    def digest(name: str, seed: int = 5, **settings: Any) -> str:
+        overrides = {**SMALL, **settings}
+        own = replace(options, epochs=2, seed=seed, run_folder=options.run_folder / name, overrides=overrides)
+        return train(bundle, own, silent).weights_sha256
+
+    first = digest("first")
+    assert digest("again") == first
+    assert digest("two workers", **{"train#dataloader#num_workers": 2}) == first
+    assert digest("another seed", seed=6) != first
+
+
 def test_a_run_folder_in_which_a_training_runs_is_not_touched(bundle: Bundle, options: TrainOptions) -> None:
     train(bundle, replace(options, epochs=1), silent)
     config = options.run_folder / "bundle" / "configs" / "train.yaml"
@@ -370,6 +382,18 @@ def test_wrong_options_are_refused_before_anything_is_written(
 def test_a_run_folder_within_the_bundle_is_refused(bundle: Bundle, options: TrainOptions) -> None:
     with pytest.raises(UsageError, match=r"lies in the bundle .*\. Choose another folder with -o"):
         train(bundle, replace(options, run_folder=bundle.folder / "RUN"), silent)
+
+
+def test_a_store_within_the_bundle_is_refused(
+    bundle: Bundle, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(bundle.folder / "configs")
+    with pytest.raises(
+        UsageError, match=r"the working folder lies in the bundle, and MLflow's store would, too\. Work"
+    ):
+        train(bundle, options, silent)
+    assert not (bundle.folder / "configs" / "mlflow.db").exists()
 
 
 def test_a_run_folder_that_can_not_be_made_is_refused(bundle: Bundle, options: TrainOptions, tmp_path: Path) -> None:

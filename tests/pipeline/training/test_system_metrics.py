@@ -1,0 +1,27 @@
+"""MLflow's monitors of the machine, through the outbox."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from scanloom.pipeline.training.system_metrics import system_metrics
+from scanloom.pipeline.training.tracking import tracked_run, tracking_uri
+
+pytestmark = pytest.mark.usefixtures("own_store")
+
+CPU = "system/cpu_utilization_percentage"
+
+
+def test_processor_and_memory_are_logged_and_a_resumed_run_goes_on_with_its_steps() -> None:
+    resume = None
+    for _ in range(2):
+        with tracked_run("experiment", "run", Path("RUN"), resume=resume) as run, system_metrics(run, interval_s=0.05):
+            time.sleep(0.4)
+        resume = run.run_id
+    client = MlflowClient(tracking_uri())
+    steps = [metric.step for metric in client.get_metric_history(run.run_id, CPU)]
+    assert len(steps) >= 4 and sorted(steps) == list(range(len(steps)))
+    assert "system/system_memory_usage_megabytes" in client.get_run(run.run_id).data.metrics
