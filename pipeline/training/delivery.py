@@ -16,6 +16,8 @@ AT_ONCE = {"params": 100, "metrics": 1000}
 """Most entries that MLflow takes in one request."""
 FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """Error codes of MLflow that another attempt would get, too."""
+FINAL_STATUSES = (400, 405, 411, 413, 414, 415, 422)
+"""The same of a server before MLflow's, such as one that takes no large file (413)."""
 
 
 def deliver(client: MlflowClient, run_id: str, run_folder: Path, record: Record) -> str | None:
@@ -33,6 +35,7 @@ def deliver(client: MlflowClient, run_id: str, run_folder: Path, record: Record)
         Exception: whatever a store that is away raises.
     """
     from mlflow.exceptions import MlflowException
+    from requests import HTTPError
 
     try:
         return _KINDS[record["kind"]](client, run_id, run_folder, record)
@@ -41,6 +44,10 @@ def deliver(client: MlflowClient, run_id: str, run_folder: Path, record: Record)
     except MlflowException as error:
         if error.error_code in FINAL:
             raise RefusedError(f"{record['kind']}: {str(error).partition(chr(10))[0]}") from error
+        raise
+    except HTTPError as error:
+        if error.response is not None and error.response.status_code in FINAL_STATUSES:
+            raise RefusedError(f"{record['kind']}: HTTP status {error.response.status_code}") from error
         raise
 
 

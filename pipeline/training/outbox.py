@@ -19,6 +19,8 @@ log = logging.getLogger("scanloom.training")
 
 RECORDS, SENT, REFUSED = "records.jsonl", "sent", "refused.jsonl"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+LONGEST_ATTEMPT_S = 600.0
+"""How long the end waits for one record that is on its way: a large file on a slow line."""
 
 Record = Mapping[str, Any]
 
@@ -49,7 +51,7 @@ class Outbox:
         self._sent = _number(folder / SENT)
         self._file = (folder / RECORDS).open("a", encoding="utf-8")
         self._changed = threading.Condition()
-        self._closing = self._abandoned = False
+        self._closing = self._abandoned = self._failing = False
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
 
@@ -67,13 +69,16 @@ class Outbox:
             return list(self._records)
 
     def close(self, timeout_s: float) -> int:
-        """Wait until all is delivered, or nothing was for this long; the number of records that are not."""
+        """Wait until all is delivered, or attempts have failed for this long; the number of records that are not."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        sent = -1
-        while self._thread.is_alive() and self._sent > sent:
-            sent = self._sent
+        sent, since = -1, time.monotonic()
+        while self._thread.is_alive():
+            if self._sent > sent:
+                sent, since = self._sent, time.monotonic()
+            elif self._failing or time.monotonic() - since > LONGEST_ATTEMPT_S:
+                break
             self._thread.join(timeout_s)
         with self._changed:
             self._abandoned = True
@@ -93,6 +98,7 @@ class Outbox:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             pause = FIRST_PAUSE_S
             with self._changed:
+                self._failing = False
                 self._sent = number
                 _write_number(self.folder / SENT, number)
 
@@ -118,6 +124,7 @@ class Outbox:
             return True
         except Exception as error:  # whatever a network does
             log.info("the tracker does not answer (%s); trying again", type(error).__name__)
+            self._failing = True
             return False
         if note:
             self.notes.append(note)

@@ -39,10 +39,18 @@ TRACKING = "tracking"
 CLOSING_S = 30.0
 """How long the end of a training waits for MLflow."""
 
-# Read when mlflow is imported, which it is nowhere above. What does not answer at once is tried again by the outbox.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+MLFLOW_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Where the user's environment does not say otherwise. The outbox tries again what does not answer; MLflow's own retries
+would draw their pauses from Python's random numbers, and so change those of the training."""
+
+for _name, _value in MLFLOW_SETTINGS.items():  # read when mlflow is imported, which it is nowhere above
+    os.environ.setdefault(_name, _value)
 
 
 def tracking_uri() -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -80,3 +85,54 @@ def test_what_can_never_be_delivered_is_refused(
     deliver(client, run_id, tmp_path, {"kind": "params", "params": {"p": "first"}})
     with pytest.raises(RefusedError, match=words):
         deliver(client, run_id, tmp_path, record)
+
+
+@contextmanager
+def server_that_answers(status: int) -> Iterator[str]:
+    """The address of a server that answers so to whatever is asked; to what is read, with an artifact address there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            run = b'{"run": {"info": {"run_id": "r", "status": "RUNNING", "artifact_uri": "mlflow-artifacts:/1/r"}}}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(run)))
+            self.end_headers()
+            self.wfile.write(run)
+
+        def log_message(self, *words: Any) -> None:
+            """Nothing on the screen."""
+
+        do_PUT = do_POST
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "error"), [(413, RefusedError), (401, Exception), (503, Exception)])
+def test_a_file_too_large_for_a_server_does_not_hold_up_the_rest(
+    tmp_path: Path, status: int, error: type[Exception]
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"weights")
+    with server_that_answers(status) as address, pytest.raises(error, match=str(status)) as caught:
+        deliver(MlflowClient(address), f"run{status}", tmp_path, {"kind": "file", "path": "last.pt", "folder": ""})
+    assert isinstance(caught.value, RefusedError) == (status == 413)
+
+
+@pytest.mark.parametrize("status", [503, None])
+def test_a_server_that_is_away_does_not_change_the_random_numbers_of_the_training(
+    tmp_path: Path, status: int | None
+) -> None:
+    with server_that_answers(status or 503) as address:
+        client = MlflowClient(address if status else "http://127.0.0.1:9")
+        before = random.getstate()
+        with pytest.raises(Exception, match="503|refused"):
+            deliver(client, "r", tmp_path, {"kind": "metrics", "points": [["loss", 1.0, 1]], "time": 1})
+        assert random.getstate() == before

@@ -36,6 +36,7 @@ class Tracker:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(module, "LONGEST_ATTEMPT_S", 0.3)
 
 
 def put(outbox: Outbox, *numbers: int | str) -> None:
@@ -81,6 +82,16 @@ def test_a_tracker_that_hangs_does_not_slow_who_puts(tmp_path: Path) -> None:
     assert outbox.close(0.05) == 1000
     assert unsent(tmp_path) == 1000
     tracker.hangs.set()
+
+
+def test_the_end_waits_for_a_record_that_is_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_ATTEMPT_S", 10)
+    tracker = Tracker()
+    tracker.hangs.clear()
+    outbox = Outbox(tmp_path, tracker)
+    put(outbox, 1, 2)
+    threading.Timer(0.3, tracker.hangs.set).start()
+    assert outbox.close(0.01) == 0 and tracker.taken == [1, 2]
 
 
 def test_what_was_not_sent_is_sent_by_the_next_one(tmp_path: Path) -> None:
