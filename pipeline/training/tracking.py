@@ -42,12 +42,13 @@ CLOSING_S = 30.0
 MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""Where the user's environment does not say otherwise. The outbox tries again what does not answer; MLflow's own retries
-would draw their pauses from Python's random numbers, and so change those of the training."""
+"""Where the user's environment does not say otherwise. The outbox tries again what does not answer; a jitter would draw
+from Python's random numbers, in whatever thread, and so change those of the training."""
 
 for _name, _value in MLFLOW_SETTINGS.items():  # read when mlflow is imported, which it is nowhere above
     os.environ.setdefault(_name, _value)

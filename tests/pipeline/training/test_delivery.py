@@ -108,7 +108,7 @@ def server_that_answers(status: int) -> Iterator[str]:
         def log_message(self, *words: Any) -> None:
             """Nothing on the screen."""
 
-        do_PUT = do_POST
+        do_PUT = do_POST  # noqa: N815 (http.server's name)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -128,11 +128,13 @@ def test_a_file_too_large_for_a_server_does_not_hold_up_the_rest(
 
 @pytest.mark.parametrize("status", [503, None])
 def test_a_server_that_is_away_does_not_change_the_random_numbers_of_the_training(
-    tmp_path: Path, status: int | None
+    tmp_path: Path, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the first comes at once
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     with server_that_answers(status or 503) as address:
         client = MlflowClient(address if status else "http://127.0.0.1:9")
         before = random.getstate()
-        with pytest.raises(Exception, match="503|refused"):
+        with pytest.raises(Exception, match=r"503|refused"):
             deliver(client, "r", tmp_path, {"kind": "metrics", "points": [["loss", 1.0, 1]], "time": 1})
         assert random.getstate() == before
