@@ -33,9 +33,16 @@ def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def split_digest(rows: Sequence[Mapping[str, str]]) -> str:
-    """SHA-256 over what validates: figures with other digests are not of the same cases."""
-    validated = sorted(row["image_sha256"] + row["label_sha256"] for row in rows if row["context"] == "validation")
-    return hashlib.sha256("".join(validated).encode()).hexdigest()
+    """SHA-256 over the cases held out to validate: figures with other digests are not of the same cases.
+
+    Empty where none was, or one of them was trained on: such a figure is compared with none.
+    """
+    training, validation = (
+        sorted(row["image_sha256"] + row["label_sha256"] for row in rows if row["context"] == context)
+        for context in CONTEXTS
+    )
+    seen = set(training) & set(validation)
+    return "" if seen or not validation else hashlib.sha256("".join(validation).encode()).hexdigest()
 
 
 def dataset_input(name: str, rows: Sequence[Mapping[str, str]], context: str) -> dict[str, Any]:

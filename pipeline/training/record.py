@@ -12,7 +12,7 @@ from .dataset import read_json
 from .dataset_inputs import CONTEXTS, as_csv, dataset_input, split_digest
 from .environment import installed_packages
 from .options import TrainOptions
-from .registry import DIGEST, KEY_METRIC, SPLIT
+from .registry import DIGEST, KEY_METRIC, NOT_HELD_OUT, SPLIT
 from .run_folder import CHECKPOINTS
 from .tracking import TrackedRun
 from .workflow import without_paths
@@ -72,7 +72,7 @@ def log_results(
     model = run.new_place() / MODEL
     save_model(bundle, model)
     run.log_file(model, MODEL)
-    tags = {KEY_METRIC: f"{best:.6f}", SPLIT: split_digest(cases), DIGEST: bundle_digest(bundle)}
+    tags = {KEY_METRIC: f"{best:.6f}", SPLIT: split_digest(cases) or NOT_HELD_OUT, DIGEST: bundle_digest(bundle)}
     run.register(bundle.name, MODEL, tags)
 
 

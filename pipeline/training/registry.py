@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 KEY_METRIC, SPLIT, DIGEST = "key_metric", "validation_split", "bundle_sha256"
 """Tags of a version: its best validation, which cases that was measured on, what the bundle is."""
+NOT_HELD_OUT = "none"
+"""What `SPLIT` is where the validation's cases were trained on, too: such a figure is compared with none."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def register(client: MlflowClient, run_id: str, name: str, source: str, tags: Ma
         run_id: of the run.
         name: of the model, the bundle's.
         source: where the run keeps it, as `<artifact URI>/model`.
-        tags: `KEY_METRIC` of the best validation (larger is better), `SPLIT`, the digest of the cases that validated,
-            and `DIGEST` of the bundle.
+        tags: `KEY_METRIC` of the best validation (larger is better), `SPLIT`, the digest of the cases that were held
+            out to validate, or `NOT_HELD_OUT`, and `DIGEST` of the bundle.
     """
     version = _version_of(client, run_id, name) or _new_version(client, run_id, name, source)
     for key, value in tags.items():
@@ -58,6 +60,8 @@ def _compare(champion: Any, version: str, tags: Mapping[str, str]) -> tuple[bool
     if str(champion.version) == version:
         return True, f"the {CHAMPION}"
     before = f"the {CHAMPION} is version {champion.version}"
+    if tags[SPLIT] == NOT_HELD_OUT:
+        return False, f"{before}; this one has no cases that were held out, so the two were not compared"
     if champion.tags.get(SPLIT) != tags[SPLIT]:
         return False, f"{before}, of other validation cases, so the two were not compared"
     key_metric, old = float(tags[KEY_METRIC]), float(champion.tags.get(KEY_METRIC, "-inf"))

@@ -131,7 +131,7 @@ def test_a_server_that_is_away_does_not_change_the_random_numbers_of_the_trainin
     tmp_path: Path, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the first comes at once
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     with server_that_answers(status or 503) as address:
         client = MlflowClient(address if status else "http://127.0.0.1:9")
         before = random.getstate()

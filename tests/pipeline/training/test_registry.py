@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from scanloom.pipeline.training.registry import Registered, register
+from scanloom.pipeline.training.registry import NOT_HELD_OUT, Registered, register
 from scanloom.pipeline.training.tracking import tracking_uri
 
 
@@ -46,6 +46,13 @@ def test_figures_of_other_cases_are_not_compared(client: MlflowClient) -> None:
     other = put(client, new_run(client), 0.99, "other cases")
     assert not other.is_champion and champion(client) == "1"
     assert other.note.endswith("of other validation cases, so the two were not compared")
+
+
+def test_a_figure_of_cases_that_were_trained_on_beats_nobody(client: MlflowClient) -> None:
+    put(client, new_run(client), 0.80)
+    everything = put(client, new_run(client), 0.99, split=NOT_HELD_OUT)
+    assert not everything.is_champion and champion(client) == "1"
+    assert everything.note.endswith("; this one has no cases that were held out, so the two were not compared")
 
 
 def test_a_run_has_one_version_however_often_it_is_registered(client: MlflowClient) -> None:
