@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ..errors import PipelineError, UsageError
 from ..lock import locked
 from ..progress import Report
 from .delivery import deliver
-from .outbox import RECORDS, Outbox, unsent
+from .outbox import RECORDS, Outbox, Record, milliseconds, unsent
 from .tracking import TRACKING, open_store, shown_uri
 
 WAIT_S = 120.0
@@ -27,22 +28,32 @@ def send_rest(run_folder: Path, report: Report) -> None:
     kept = sorted(path.parent for path in run_folder.glob(f"**/{TRACKING}/*/{RECORDS}"))
     if not kept:
         raise UsageError(f"{run_folder} holds no tracked training. Pass a folder that `scanloom train -o` wrote.")
-    with locked(run_folder):
-        for folder in kept:
-            count = unsent(folder)
-            if count:
-                _send(folder, count)
-                report(f"sent {count} records of run {folder.name} to {shown_uri()}")
-            else:
-                report(f"run {folder.name}: all was sent before")
+    for folder in kept:
+        with locked(folder.parent.parent):
+            count = _send(folder)
+        if count:
+            report(f"sent {count} records of run {folder.name} to {shown_uri()}")
+        else:
+            report(f"run {folder.name}: all was sent before")
 
 
-def _send(folder: Path, count: int) -> None:
+def _send(folder: Path) -> int:
+    """Send what is left of one run, and that it was KILLED where no record says how it ended."""
     client = open_store(folder.name)
+    count = unsent(folder)
     outbox = Outbox(folder, partial(deliver, client, folder.name, folder.parent.parent.absolute()))
+    if not _has_ended(outbox.records()):
+        outbox.put({"kind": "end", "status": "KILLED", "time": milliseconds()})
+        count += 1
     left = outbox.close(WAIT_S)
     if left:
         raise PipelineError(
             f"MLflow store {shown_uri()} took {count - left} of {count} records and does not answer. "
             "The rest is kept; run the same command again."
         )
+    return count
+
+
+def _has_ended(records: Sequence[Record]) -> bool:
+    kinds = [record["kind"] for record in records if record["kind"] in ("reopen", "end")]
+    return kinds[-1:] == ["end"]

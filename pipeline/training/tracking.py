@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -177,14 +177,16 @@ def tracked_run(
     """A new run of the experiment (or `resume`, the ID of one to go on with), open while the block lasts.
 
     Its status becomes FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception, whose
-    class is kept as the tag `error`; the exception goes on. Runs of the experiment whose process is gone (kill -9) are
-    marked KILLED first. What MLflow has not got by the end stays in `run_folder`, and the report says so.
+    class is kept as the tag `error`; the exception goes on. Runs of the experiment whose process is gone (kill -9), and
+    others of this run folder, which must be ours alone, are marked KILLED first. What MLflow has not got by the end
+    stays in `run_folder`, and the report says so.
 
     Raises:
         UsageError: the store has no run `resume`.
         PipelineError: the store can not be used.
     """
-    client, run_id = _open_run(experiment, name, {**_source_tags(), **(tags or {})}, resume)
+    before = {path.name for path in run_folder.glob(f"{TRACKING}/*") if path.name != resume}
+    client, run_id = _open_run(experiment, name, {**_source_tags(), **(tags or {})}, resume, before)
     run_folder.mkdir(parents=True, exist_ok=True)
     outbox = Outbox(outbox_folder(run_folder, run_id), partial(deliver, client, run_id, run_folder))
     run = TrackedRun(run_id, run_folder, outbox)
@@ -240,9 +242,11 @@ def open_store(run_id: str) -> MlflowClient:
     return client
 
 
-def _open_run(experiment: str, name: str, tags: Mapping[str, str], resume: str | None) -> tuple[MlflowClient, str]:
+def _open_run(
+    experiment: str, name: str, tags: Mapping[str, str], resume: str | None, of_folder: Collection[str]
+) -> tuple[MlflowClient, str]:
     with _usable_store() as client:
-        mark_lost_runs(client, experiment)
+        mark_lost_runs(client, experiment, of_folder)
         if resume is None:
             return client, _create_run(client, experiment, name, {**tags, PROCESS: this_process()})
         _require_run(client, resume)

@@ -61,6 +61,23 @@ def test_the_next_run_of_the_experiment_marks_them_and_says_who_it_is(client: Ml
         assert client.get_run(run.run_id).data.tags[PROCESS] == this_process()
 
 
+def test_a_run_of_the_same_folder_is_lost_whatever_machine_it_was_on(client: MlflowClient) -> None:
+    with tracking.tracked_run("experiment", "first", Path("RUN")) as first:
+        pass
+    client.update_run(first.run_id, status="RUNNING")
+    client.set_tag(first.run_id, PROCESS, "0" * 12 + ":1:1.0")
+    with tracking.tracked_run("experiment", "elsewhere", Path("OTHER")):
+        assert client.get_run(first.run_id).info.status == "RUNNING"
+    with tracking.tracked_run("experiment", "next", Path("RUN")):
+        assert client.get_run(first.run_id).info.status == "KILLED"
+
+
+def test_a_process_is_known_within_its_container_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = this_process()
+    monkeypatch.setattr(Path, "readlink", lambda path: "pid:[1] of another")
+    assert this_process().partition(":")[0] != here.partition(":")[0]
+
+
 def test_a_resumed_run_that_was_killed_is_running_again(client: MlflowClient) -> None:
     lost = start_run(client, ended_process())
     with tracking.tracked_run("experiment", "again", Path("RUN"), resume=lost):
