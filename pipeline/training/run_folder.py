@@ -14,7 +14,7 @@ from ..atomic import write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
 from .csv_table import csv_table
-from .tracking import is_default_store
+from .tracking import store_folders
 
 CHECKPOINTS = "checkpoints"
 
@@ -36,11 +36,7 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> None:
     """
     if folder.resolve().is_relative_to(bundle.folder):
         raise UsageError(f"{folder} lies in the bundle {bundle.folder}. Choose another folder with -o.")
-    if Path.cwd().is_relative_to(bundle.folder) and is_default_store():
-        raise UsageError(
-            "the working folder lies in the bundle, and MLflow's store would, too. Work elsewhere, or set "
-            "MLFLOW_TRACKING_URI."
-        )
+    _require_store_outside_of_bundles()
     if (folder / "bundle").exists() and not resume:
         raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
     if resume and not (folder / "bundle").is_dir():
@@ -49,6 +45,16 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> None:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+
+
+def _require_store_outside_of_bundles() -> None:
+    for place in store_folders():
+        for folder in (place, *place.parents):
+            if (folder / "configs" / "metadata.json").is_file():
+                raise UsageError(
+                    f"MLflow's store would be in the bundle {folder}. "
+                    "Work in another folder, and let MLFLOW_TRACKING_URI name another, or none."
+                )
 
 
 def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> Bundle:

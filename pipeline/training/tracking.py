@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
+SERVERS = ("http://", "https://", "databricks")
+"""How the addresses of servers begin."""
 PARAM_LENGTH = 6000
 """MLflow refuses longer values of a parameter."""
 PARAM_NAME_LENGTH = 250
@@ -59,9 +61,16 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
 
 
-def is_default_store() -> bool:
-    """Whether the store is the one in the working folder."""
-    return tracking_uri() == DEFAULT_STORE
+def store_folders() -> list[Path]:
+    """Where the store in use writes: the working folder, which MLflow keeps artifacts in, and its own; none where a
+    server keeps it."""
+    uri = tracking_uri()
+    if uri.startswith(SERVERS):
+        return []
+    database = re.fullmatch(r"sqlite:///([^?]+).*", uri)
+    folder = re.fullmatch(r"(?:file:(?://)?)?([^:]+)", uri)
+    own = [Path(database[1]).parent] if database else [Path(folder[1])] if folder else []
+    return [Path.cwd(), *(path.absolute() for path in own)]
 
 
 def shown_uri() -> str:

@@ -16,7 +16,7 @@ from typing import IO
 
 from ..errors import PipelineError, UsageError
 from .interruption import interruptible
-from .tracking import shown_uri, tracking_uri
+from .tracking import SERVERS, shown_uri, tracking_uri
 
 START_SECONDS = 120
 """How long MLflow may take until it answers; it takes ten to thirty."""
@@ -34,7 +34,7 @@ def serve_ui(host: str, port: int, say: Callable[[str], None]) -> None:
         PipelineError: MLflow did not start, or ended.
     """
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://", "databricks")):
+    if uri.startswith(SERVERS):
         say(f"the runs are on the MLflow server {shown_uri()}; open it in a browser")
         return
     _check_store(uri)

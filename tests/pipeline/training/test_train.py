@@ -20,7 +20,7 @@ from scanloom.pipeline.lock import FolderInUseError, locked
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training.all_folds import train_all_folds
 from scanloom.pipeline.training.options import TrainOptions
-from scanloom.pipeline.training.tracking import tracking_uri
+from scanloom.pipeline.training.tracking import store_folders, tracking_uri
 from scanloom.pipeline.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
@@ -384,16 +384,32 @@ def test_a_run_folder_within_the_bundle_is_refused(bundle: Bundle, options: Trai
         train(bundle, replace(options, run_folder=bundle.folder / "RUN"), silent)
 
 
-def test_a_store_within_the_bundle_is_refused(
-    bundle: Bundle, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("store", [None, "sqlite:////elsewhere/mlflow.db", "postgresql://user@host/db"])
+def test_working_in_a_bundle_is_refused_where_the_store_would_be_there(
+    bundle: Bundle, options: TrainOptions, monkeypatch: pytest.MonkeyPatch, store: str | None
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    if store:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(bundle.folder / "configs")
-    with pytest.raises(
-        UsageError, match=r"the working folder lies in the bundle, and MLflow's store would, too\. Work"
-    ):
+    with pytest.raises(UsageError, match=r"MLflow's store would be in the bundle .*\. Work in another folder"):
         train(bundle, options, silent)
     assert not (bundle.folder / "configs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("store", ["sqlite:///{}/mlflow.db", "{}/mlruns", "file:{}/mlruns", "file://{}/mlruns"])
+def test_a_store_in_a_bundle_is_refused(
+    bundle: Bundle, options: TrainOptions, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(bundle.folder))
+    with pytest.raises(UsageError, match=r"MLflow's store would be in the bundle .*\. Work in another folder"):
+        train(bundle, options, silent)
+
+
+def test_a_server_may_be_used_from_anywhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    assert store_folders() == []
 
 
 def test_a_run_folder_that_can_not_be_made_is_refused(bundle: Bundle, options: TrainOptions, tmp_path: Path) -> None:
