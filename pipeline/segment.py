@@ -100,7 +100,9 @@ class CaseResult:
     found: tuple[Series, ...] = ()
 
 
-def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) -> list[CaseResult]:
+def predict(
+    bundle: Bundle, options: PredictOptions, report: Report = silent, loaded: list[Predictor] | None = None
+) -> list[CaseResult]:
     """Label every input and write its files; one bad case does not stop the others.
 
     The network, and the seconds that loading it takes, comes only when an input has been found and can be read.
@@ -109,6 +111,7 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
         bundle: what to run.
         options: on what, and where to.
         report: told of each stage.
+        loaded: the bundle as an earlier call with this list has loaded it, or an empty list, which keeps it.
     Returns:
         How each input ended, in their order; OUT/summary.csv holds the same.
     Raises:
@@ -126,14 +129,15 @@ def predict(bundle: Bundle, options: PredictOptions, report: Report = silent) ->
             shows_errors=log.isEnabledFor(logging.DEBUG),
         ) as studies,
     ):
-        return _segment_all(bundle, options, studies, report)
+        return _segment_all(bundle, options, studies, report, [] if loaded is None else loaded)
 
 
-def _segment_all(bundle: Bundle, options: PredictOptions, studies: StudyProcess, report: Report) -> list[CaseResult]:
+def _segment_all(
+    bundle: Bundle, options: PredictOptions, studies: StudyProcess, report: Report, loaded: list[Predictor]
+) -> list[CaseResult]:
     """Every case, one after the other; OUT is ours."""
     if options.pages:
         install_viewer(options.output)
-    loaded: list[Predictor] = []
     results: list[CaseResult] = []
     for index, path in enumerate(options.inputs):
         started = perf_counter()

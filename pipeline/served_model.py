@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +23,16 @@ import numpy as np
 from .bundle import Bundle, find_bundle
 from .errors import PipelineError, UsageError
 from .nifti_writer import write_nifti_volume
+from .segment import CaseResult, PredictOptions, predict
 
 if TYPE_CHECKING:
     import pandas
 
-    from .segment import CaseResult
+    from .inference.predictor import Predictor
 
 
 class ServedModel:
-    """A bundle behind MLflow's `pyfunc` interface.
+    """A bundle behind MLflow's `pyfunc` interface; the first row loads its network.
 
     Args:
         bundle: to run.
@@ -38,6 +40,8 @@ class ServedModel:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._loaded: list[Predictor] = []
+        self._one_at_a_time = Lock()  # MLflow answers each request in a thread of its own
 
     def predict(self, model_input: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
         """Label every row; a bad one does not stop the others.
@@ -47,18 +51,21 @@ class ServedModel:
             params: none are known.
         Returns:
             A row a scan: `case`, `status`, `error` (empty where there is none), `volumes_ml`, `labels`.
-        Raises:
-            UsageError: a row has neither.
         """
         import pandas
 
-        from .segment import PredictOptions, predict
+        with self._one_at_a_time:
+            return pandas.DataFrame([self._label(row) for row in model_input.to_dict("records")])
 
+    def _label(self, row: Mapping[str, Any]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
-            rows = model_input.to_dict("records")
-            inputs = [_file(row, Path(folder) / f"scan{number}.nii.gz") for number, row in enumerate(rows)]
-            options = PredictOptions(inputs, Path(folder) / "out", formats=("nifti",), trust_bundle=True, pages=False)
-            return pandas.DataFrame([_row(result) for result in predict(self.bundle, options)])
+            try:
+                scan = _file(row, Path(folder) / "scan.nii.gz")
+            except PipelineError as error:
+                return _answer(CaseResult(None, status="refused", error=error))
+            options = PredictOptions([scan], Path(folder) / "out", formats=("nifti",), trust_bundle=True, pages=False)
+            (result,) = predict(self.bundle, options, loaded=self._loaded)
+            return _answer(result)
 
 
 def _load_pyfunc(data_path: str) -> ServedModel:
@@ -67,28 +74,54 @@ def _load_pyfunc(data_path: str) -> ServedModel:
 
 
 def _file(row: Mapping[str, Any], place: Path) -> Path:
-    """The row's scan as a file: the one that it names, or its array written to `place`."""
-    if isinstance(row.get("path"), str):
-        return Path(row["path"])
-    if row.get("image") is None or row.get("affine") is None:
+    """The row's scan as a file: the one that it names, or its array written to `place`.
+
+    Raises:
+        UsageError: it has neither, or they are no scan.
+        PipelineError: the array does not fit into a file.
+    """
+    path, image, affine = (_given(row.get(name)) for name in ("path", "image", "affine"))
+    if path:
+        return Path(str(path))
+    if image is None or affine is None:
         raise UsageError("a row has no path, and no image with its affine. Give it one of both.")
-    write_nifti_volume(place, _array(row["image"]), _array(row["affine"]).astype(float))
+    array, matrix = _numbers("image", image), _numbers("affine", affine)
+    if array.ndim != 3 or not array.size:
+        raise UsageError(f"image has the shape {array.shape}. Make it three-dimensional, (X, Y, Z).")
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise UsageError(f"affine has the shape {matrix.shape}. Make it 4 x 4 numbers, voxel index to RAS mm.")
+    write_nifti_volume(place, array, matrix.astype(float))
     return place
 
 
-def _array(nested: Any) -> np.ndarray:
-    """Nested lists, or arrays of arrays as MLflow makes of them."""
-    return np.asarray([_array(each) if np.ndim(each) or isinstance(each, np.ndarray) else each for each in nested])
+def _given(value: Any) -> Any:
+    """None for the NaN that stands in a table where a row has nothing."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _row(result: CaseResult) -> dict[str, str]:
+def _numbers(name: str, nested: Any) -> np.ndarray:
+    try:
+        array = np.asarray(_lists(nested))
+    except ValueError:
+        raise UsageError(f"{name} is ragged. Give each of its lists the same length.") from None
+    if array.dtype.kind not in "iuf":
+        raise UsageError(f"{name} holds other things than numbers. Give nested lists of numbers.")
+    return array
+
+
+def _lists(nested: Any) -> Any:
+    """Nested lists, of the arrays of arrays that MLflow makes of them."""
+    return [_lists(each) for each in nested] if isinstance(nested, list | np.ndarray) else nested
+
+
+def _answer(result: CaseResult) -> dict[str, str]:
     labels = b""
     if result.folder is not None and "labels.nii.gz" in result.files:
         labels = (result.folder / "labels.nii.gz").read_bytes()
     return {
         "case": result.case or "",
         "status": result.status,
-        "error": str(result.error) if isinstance(result.error, PipelineError) else "",
+        "error": str(result.error or ""),
         "volumes_ml": json.dumps(result.volumes_ml),
         "labels": base64.b64encode(labels).decode("ascii"),
     }

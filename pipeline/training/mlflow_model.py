@@ -23,13 +23,12 @@ def save_model(bundle: Bundle, folder: Path) -> None:
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
-    plane = Array(Array(DataType.double))
     inputs = [
         ColSpec(DataType.string, "path", required=False),
-        ColSpec(Array(plane), "image", required=False),
-        ColSpec(plane, "affine", required=False),
+        ColSpec(AnyType(), "image", required=False),  # as nested arrays of doubles MLflow would refuse whole numbers
+        ColSpec(AnyType(), "affine", required=False),
     ]
     outputs = [ColSpec(DataType.string, name) for name in ("case", "status", "error", "volumes_ml", "labels")]
     with warnings.catch_warnings():  # MLflow warns of what it does itself
@@ -40,6 +39,11 @@ def save_model(bundle: Bundle, folder: Path) -> None:
             data_path=str(bundle.folder),
             input_example=pandas.DataFrame({"path": ["scan.nii.gz"]}),
             signature=ModelSignature(Schema(inputs), Schema(outputs)),
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
             metadata={"bundle": bundle.name, "version": bundle.version},
         )
+
+
+def _public_version(name: str) -> str:
+    """The installed one, without the build (+cpu), which no index but its own has."""
+    return metadata.version(name).partition("+")[0]
