@@ -20,7 +20,7 @@ def examine() -> dict[str, str]:
     import torch
 
     from .device import has_bf16
-    from .training.tracking import tracking_uri
+    from .training.store import tracking_uri
 
     facts = package_versions()
     facts["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

@@ -7,15 +7,16 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .bundle import Bundle, bundle_digest
 from .errors import BundleError
 from .training.registry import DIGEST
-from .training.tracking import shown_uri, tracking_uri
+from .training.store import reason, require_store, shown_uri, tracking_uri, usable_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -28,56 +29,82 @@ def fetch_bundle(address: str) -> Path:
     Args:
         address: models:/NAME@ALIAS or models:/NAME/VERSION.
     Raises:
-        BundleError: it is no such address, there is no such model, or what was fetched is not what was registered.
+        BundleError: it is no such address, there is no such model, what was fetched is not what was registered, or it
+            can not be kept.
+        UsageError: the working folder has no store.
+        PipelineError: the store can not be used.
     """
     found = ADDRESS.fullmatch(address)
     if not found:
         raise BundleError(f"bundle {address}: write it as models:/NAME@ALIAS or models:/NAME/VERSION.")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client = MlflowClient(tracking_uri())
-        version = _version(client, **found.groupdict())
+    require_store()
+    with usable_store() as client:
+        version = _version(client, address, **found.groupdict())
         digest = version.tags.get(DIGEST, "")
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise BundleError(f"bundle {address}: it was not registered by scanloom. Train it with `scanloom train`.")
         kept = _cache() / digest
         if not _is(kept, digest):
-            _download(client, version, kept)
+            _fetch(client, version, address, kept)
+        return kept
+
+
+def _version(client: MlflowClient, address: str, name: str, alias: str | None, version: str | None) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
     except MlflowException as error:
-        reason = str(error).partition("\n")[0].strip().rstrip(".")
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # the second for an alias
+            raise
         raise BundleError(
-            f"bundle {address} can not be had of MLflow store {shown_uri()}: {reason}. Check the name, "
-            "MLFLOW_TRACKING_URI, or the working folder."
+            f"bundle {address}: {reason(error)} in MLflow store {shown_uri()}. `scanloom ui` shows its models."
         ) from error
-    if not _is(kept, digest):
-        shutil.rmtree(kept, ignore_errors=True)
-        raise BundleError(f"bundle {address}: what MLflow keeps is not what was registered. Train or register it anew.")
-    return kept
 
 
-def _version(client: MlflowClient, name: str, alias: str | None, version: str | None) -> Any:
-    return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+def _fetch(client: MlflowClient, version: ModelVersion, address: str, target: Path) -> None:
+    """Put the bundle that lies in the model's artifacts into the target, which is called as its digest."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+            _place(_bundle_in(_download(client, version, address, aside), address), address, target)
+    except OSError as error:
+        raise BundleError(
+            f"bundle {address} can not be kept in {target.parent}: {error.strerror or type(error).__name__}. "
+            "Make room there, or set XDG_CACHE_HOME to another folder."
+        ) from error
 
 
-def _download(client: MlflowClient, version: Any, target: Path) -> None:
-    """Put the bundle that lies in the model's artifacts into the target, as a whole."""
+def _download(client: MlflowClient, version: ModelVersion, address: str, folder: str) -> Path:
     import mlflow
+    from mlflow.exceptions import MlflowException
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = client.get_model_version_download_uri(version.name, version.version)
-    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        fetched = Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=aside, tracking_uri=tracking_uri())
-        )
-        for metadata in sorted(fetched.glob("data/*/configs/metadata.json")):
-            shutil.rmtree(target, ignore_errors=True)
-            metadata.parent.parent.replace(target)
-            return
-    raise BundleError(
-        f"model {version.name} version {version.version} holds no bundle. Train it with `scanloom train`."
-    )
+    try:
+        source = client.get_model_version_download_uri(version.name, version.version)
+        return Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracking_uri()))
+    except (MlflowException, OSError) as error:
+        raise BundleError(
+            f"bundle {address}: its files can not be had of MLflow store {shown_uri()}: {reason(error)}. "
+            "Train it anew, or take another version."
+        ) from error
+
+
+def _bundle_in(model: Path, address: str) -> Path:
+    for metadata in model.glob("data/*/configs/metadata.json"):
+        return metadata.parent.parent
+    raise BundleError(f"bundle {address}: the model holds no bundle. Train it with `scanloom train`.")
+
+
+def _place(bundle: Path, address: str, target: Path) -> None:
+    """Move what was fetched to the target, where it is what was registered."""
+    if not _is(bundle, target.name):
+        raise BundleError(f"bundle {address}: what MLflow keeps is not what was registered. Train or register it anew.")
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        bundle.replace(target)
+    except OSError:
+        if not _is(target, target.name):  # else another process was quicker
+            raise
 
 
 def _is(folder: Path, digest: str) -> bool:

@@ -14,7 +14,7 @@ from ..atomic import write_whole
 from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
 from ..errors import UsageError
 from .csv_table import csv_table
-from .tracking import store_folders
+from .store import store_folders
 
 CHECKPOINTS = "checkpoints"
 

@@ -11,7 +11,8 @@ from ..lock import locked
 from ..progress import Report
 from .delivery import deliver
 from .outbox import RECORDS, Outbox, Record, milliseconds, unsent
-from .tracking import TRACKING, open_store, shown_uri
+from .store import shown_uri
+from .tracking import TRACKING, open_store
 
 WAIT_S = 120.0
 """How long a store may take for one record until it counts as away."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .tracking import TrackedRun, tracking_uri
+from .store import tracking_uri
+from .tracking import TrackedRun
 
 INTERVAL_S = 10.0
 

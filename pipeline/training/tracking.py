@@ -1,13 +1,11 @@
 """A training as one MLflow run: its own, with a status that is always true.
 
-The run is made before the first step; from then on all goes through an `Outbox` in the run folder. The store is
-`MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the working folder: a bare `mlflow ui` there shows it.
+The run is made before the first step; from then on all goes through an `Outbox` in the run folder.
 MLflow's client is called with the run's ID throughout: no global "active run" that a second training could append to.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,66 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PipelineError, UsageError
+from ..errors import UsageError
 from ..progress import Report, silent
 from .delivery import deliver
 from .lost_runs import PROCESS, mark_lost_runs, this_process
 from .outbox import REFUSED, Outbox, milliseconds, refused
+from .store import require_store, shown_uri, usable_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
-SERVERS = ("http://", "https://", "databricks")
-"""How the addresses of servers begin."""
 PARAM_LENGTH = 6000
 """MLflow refuses longer values of a parameter."""
 PARAM_NAME_LENGTH = 250
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI shows such an experiment as runs with metrics, not as traces of a language model."""
-
-
 TRACKING = "tracking"
 """Folder of a run folder with the outboxes of its runs."""
 CLOSING_S = 30.0
 """How long the end of a training waits for MLflow."""
-
-MLFLOW_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""Where the user's environment does not say otherwise. The outbox tries again what does not answer; a jitter would draw
-from Python's random numbers, in whatever thread, and so change those of the training."""
-
-for _name, _value in MLFLOW_SETTINGS.items():  # read when mlflow is imported, which it is nowhere above
-    os.environ.setdefault(_name, _value)
-
-
-def tracking_uri() -> str:
-    """The store in use: MLFLOW_TRACKING_URI, else SQLite in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
-
-
-def store_folders() -> list[Path]:
-    """Where the store in use writes: the working folder, which MLflow keeps artifacts in, and its own; none where a
-    server keeps it."""
-    uri = tracking_uri()
-    if uri.startswith(SERVERS):
-        return []
-    database = re.fullmatch(r"sqlite:///([^?]+).*", uri)
-    folder = re.fullmatch(r"(?:file:(?://)?)?([^:]+)", uri)
-    own = [Path(database[1]).parent] if database else [Path(folder[1])] if folder else []
-    return [Path.cwd(), *(path.absolute() for path in own)]
-
-
-def shown_uri() -> str:
-    """`tracking_uri()` for people: without the password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", tracking_uri())
 
 
 class TrackedRun:
@@ -243,10 +201,11 @@ def open_store(run_id: str) -> MlflowClient:
     """The store in use, which has this run.
 
     Raises:
-        UsageError: it has not.
+        UsageError: it has not, or there is none.
         PipelineError: it can not be used.
     """
-    with _usable_store() as client:
+    require_store()
+    with usable_store() as client:
         _require_run(client, run_id)
     return client
 
@@ -254,7 +213,7 @@ def open_store(run_id: str) -> MlflowClient:
 def _open_run(
     experiment: str, name: str, tags: Mapping[str, str], resume: str | None, of_folder: Collection[str]
 ) -> tuple[MlflowClient, str]:
-    with _usable_store() as client:
+    with usable_store() as client:
         mark_lost_runs(client, experiment, of_folder)
         if resume is None:
             return client, _create_run(client, experiment, name, {**tags, PROCESS: this_process()})
@@ -262,21 +221,6 @@ def _open_run(
         client.update_run(resume, status="RUNNING")
         client.set_tag(resume, PROCESS, this_process())
         return client, resume
-
-
-@contextmanager
-def _usable_store() -> Iterator[MlflowClient]:
-    """The store's client; what MLflow raises within the block becomes one line."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield MlflowClient(tracking_uri())
-    except MlflowException as error:
-        reason = str(error).partition("\n")[0].strip().rstrip(".")
-        raise PipelineError(
-            f"MLflow store {shown_uri()} can not be used: {reason}. Check MLFLOW_TRACKING_URI, or the working folder."
-        ) from error
 
 
 def _require_run(client: MlflowClient, run_id: str) -> None:

@@ -11,12 +11,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 from ..errors import PipelineError, UsageError
 from .interruption import interruptible
-from .tracking import SERVERS, shown_uri, tracking_uri
+from .store import SERVERS, require_store, shown_uri, tracking_uri
 
 START_SECONDS = 120
 """How long MLflow may take until it answers; it takes ten to thirty."""
@@ -37,9 +36,9 @@ def serve_ui(host: str, port: int, say: Callable[[str], None]) -> None:
     if uri.startswith(SERVERS):
         say(f"the runs are on the MLflow server {shown_uri()}; open it in a browser")
         return
-    _check_store(uri)
+    require_store()
     _check_port(host, port)
-    words = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    words = ["ui", "--host", host, "--port", str(port), "--workers", "1"]
     with tempfile.TemporaryFile("w+") as output, interruptible():
         say(f"starting MLflow on the store {shown_uri()}")
         # A session of its own: Ctrl-C reaches us alone, and we end MLflow with its workers.
@@ -48,7 +47,11 @@ def serve_ui(host: str, port: int, say: Callable[[str], None]) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # it needs a dozen more processes
+            env={
+                **os.environ,
+                "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: anybody here can read those, and a password in them
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it needs a dozen more processes
+            },
         )
         try:
             if not _answers(process, f"http://{_for_url(host)}:{port}"):
@@ -66,18 +69,6 @@ def _last_line(output: IO[str]) -> str:
     output.seek(0)
     said = [line.strip() for line in output if line.strip()]
     return f"Its last words: {said[-1].rstrip('.')}. " if said else ""
-
-
-def _check_store(uri: str) -> None:
-    """MLflow would make an empty database, or try for minutes to make one."""
-    if not uri.startswith("sqlite:///"):
-        return
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not path.exists():
-        raise UsageError(
-            f"no training is recorded here: there is no {path}. "
-            "Go to the folder that the training was started in, or set MLFLOW_TRACKING_URI."
-        )
 
 
 def _check_port(host: str, port: int) -> None:

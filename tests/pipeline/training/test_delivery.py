@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from scanloom.pipeline.training.delivery import deliver
 from scanloom.pipeline.training.outbox import Record, RefusedError
-from scanloom.pipeline.training.tracking import tracking_uri
+from scanloom.pipeline.training.store import tracking_uri
 
 
 @pytest.fixture

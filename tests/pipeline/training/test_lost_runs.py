@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from scanloom.pipeline.training import tracking
 from scanloom.pipeline.training.lost_runs import PROCESS, mark_lost_runs, this_process
-from scanloom.pipeline.training.tracking import tracking_uri
+from scanloom.pipeline.training.store import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("own_store")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from scanloom.pipeline.training.registry import NOT_HELD_OUT, Registered, register
-from scanloom.pipeline.training.tracking import tracking_uri
+from scanloom.pipeline.training.store import tracking_uri
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from scanloom.pipeline.lock import FolderInUseError, locked
 from scanloom.pipeline.training.outbox import unsent
+from scanloom.pipeline.training.store import tracking_uri
 from scanloom.pipeline.training.sync import send_rest
-from scanloom.pipeline.training.tracking import tracked_run, tracking_uri
+from scanloom.pipeline.training.tracking import tracked_run
 
 pytestmark = pytest.mark.usefixtures("own_store")
 

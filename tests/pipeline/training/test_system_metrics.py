@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from scanloom.pipeline.training.store import tracking_uri
 from scanloom.pipeline.training.system_metrics import system_metrics
-from scanloom.pipeline.training.tracking import tracked_run, tracking_uri
+from scanloom.pipeline.training.tracking import tracked_run
 
 pytestmark = pytest.mark.usefixtures("own_store")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.training import tracking
-from scanloom.pipeline.training.tracking import shown_uri, tracking_uri
+from scanloom.pipeline.training.store import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -48,15 +47,6 @@ def test_the_environment_names_another_store(own_store: Path, monkeypatch: pytes
     assert MlflowClient(elsewhere).get_run(run.run_id).info.status == "FINISHED"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_store / 'mlflow.db'}")
     assert runs_of("experiment") == []
-
-
-def test_a_password_in_the_stores_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:PASSWORD@host/db")
-    assert shown_uri() == "postgresql://host/db"
-
-
-def test_mlflow_is_told_to_report_nothing_home() -> None:
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_a_store_that_can_not_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

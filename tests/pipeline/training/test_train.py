@@ -20,7 +20,7 @@ from scanloom.pipeline.lock import FolderInUseError, locked
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training.all_folds import train_all_folds
 from scanloom.pipeline.training.options import TrainOptions
-from scanloom.pipeline.training.tracking import store_folders, tracking_uri
+from scanloom.pipeline.training.store import store_folders, tracking_uri
 from scanloom.pipeline.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
