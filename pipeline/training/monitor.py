@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from ..atomic import write_whole
 from ..bundle import LabelClass
 from ..progress import Report
+from .csv_table import csv_table
 from .learning_curve import learning_curve
-from .overlay import Picture, draw, picture_of
-from .per_case import best_median_worst, per_case_csv
+from .overlay import draw
+from .per_case import Named, best_median_worst, per_case_csv, validated_cases
 from .processes import process_count
 from .tracking import TrackedRun
 
@@ -42,7 +44,7 @@ class Monitor:
         self._losses: list[tuple[int, float]] = []
         self._samples = 0
         self._started = self._last_step = 0.0
-        self._cases: list[tuple[str, Picture]] = []
+        self._cases: list[Named] = []
 
     def attach(self, trainer: Engine, evaluator: Engine, optimizer: Any) -> None:
         """Register with both engines; the learning rate is read from the optimizer."""
@@ -58,8 +60,7 @@ class Monitor:
     def finish(self) -> None:
         """Log the learning curve of the whole training."""
         if self.metrics_file.exists():
-            figure = learning_curve(self.metrics_file, f"{self._epoch or 'all'} epochs")
-            self.run.log_figure(figure, "training/learning_curve.png")
+            self.run.log_figure(learning_curve(self.metrics_file, self.labels), "training/learning_curve.png")
 
     def _start_epoch(self, trainer: Engine) -> None:
         self._epoch, self._started = trainer.state.epoch, time.perf_counter()
@@ -91,12 +92,8 @@ class Monitor:
 
     def _keep_cases(self, evaluator: Engine) -> None:
         """Of each case the slices of its picture and its Dice; the volumes go."""
-        for case, item in zip(_items(evaluator.state.batch), _items(evaluator.state.output), strict=False):
-            reference, prediction = (_labels(item[key]) for key in ("label", "pred"))
-            image = np.asarray(item["image"][0])
-            spacing = [float(length) for length in getattr(item["image"], "pixdim", np.ones(image.ndim))]
-            name = _case_name(case, item, len(self._cases))
-            self._cases.append((name, picture_of(image, reference, prediction, self.labels, spacing)))
+        batch, output = evaluator.state.batch, evaluator.state.output
+        self._cases.extend(validated_cases(batch, output, self.labels, len(self._cases)))
 
     def _end_validation(self, evaluator: Engine) -> None:
         metrics = dict(self._validation_metrics(evaluator))
@@ -142,20 +139,15 @@ def forget_after(metrics_file: Path, epoch: int) -> None:
     if not metrics_file.exists():
         return
     with metrics_file.open(newline="", encoding="utf-8") as file:
-        kept = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
-    with metrics_file.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(kept)
-
-
-def _items(batch: Any) -> list[Any]:
-    """A batch that is decollated or of one dictionary, as a list."""
-    return list(batch) if isinstance(batch, list | tuple) else [batch]
+        whole = [row for row in csv.DictReader(file) if row.get("value")]  # a kill may have cut the last one off
+    kept = [row for row in whole if int(row["epoch"]) <= epoch]
+    write_whole(metrics_file, csv_table(COLUMNS, kept).encode())
 
 
 def _loss(trainer: Engine) -> float:
-    return float(torch.as_tensor(_items(trainer.state.output)[0]["loss"]).detach())
+    output = trainer.state.output
+    item = output[0] if isinstance(output, list | tuple) else output
+    return float(torch.as_tensor(item["loss"]).detach())
 
 
 def _batch_size(batch: Any) -> int:
@@ -166,17 +158,3 @@ def _batch_size(batch: Any) -> int:
         [len(value) for value in batch.values() if isinstance(value, torch.Tensor)] if isinstance(batch, dict) else []
     )
     return sizes[0] if sizes else 1
-
-
-def _case_name(case: Any, item: Any, number: int) -> str:
-    """The case's name in the dataset, or its file's, or its number."""
-    if isinstance(case, dict) and isinstance(case.get("case"), str):
-        return str(case["case"])
-    file = getattr(item["image"], "meta", {}).get("filename_or_obj")
-    return Path(str(file)).name.split(".")[0] if file else f"case {number + 1}"
-
-
-def _labels(one_hot: Any) -> np.ndarray:
-    """(K, *spatial) one-hot, or (1, *spatial) integers -> (*spatial) integers."""
-    array = np.asarray(one_hot)
-    return array.argmax(axis=0) if len(array) > 1 else array[0].astype(int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,26 +18,31 @@ if TYPE_CHECKING:
 PLANES = ("sagittal", "coronal", "axial")
 REFERENCE, PREDICTION = (0, (2.2, 1.4)), "solid"
 """Line styles."""
+LONGEST_SIDE = 512
+"""Pixels that are kept along a side of a slice: a panel shows fewer."""
+MOST_NAMED = 24
+"""Labels in the legend; of more than these, those with the lowest Dice."""
+
+Section = tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray], float]
+"""Name; image, reference and prediction as (rows, columns); height over width of a pixel."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture of a case shows: a few slices in place of the volume.
+    """What a picture of a case shows: a few slices in place of the volume, at most 3 bytes a pixel for 255 labels.
 
     Attributes:
-        sections: name, (image, reference, prediction) as (rows, columns), height over width of a pixel, for each plane.
-        window: grey values from black to white.
+        sections: of each plane; the image as bytes, from black to white.
         dice: value of a label -> its Dice over the whole volume; NaN where it is in neither.
     """
 
-    sections: tuple[tuple[str, list[np.ndarray], float], ...]
-    window: tuple[float, float]
+    sections: tuple[Section, ...]
     dice: Mapping[int, float]
 
     @property
     def mean_dice(self) -> float:
         """Mean over the labels that are in reference or prediction; NaN where none is."""
-        there = [value for value in self.dice.values() if not np.isnan(value)]
+        there = [value for value in self.dice.values() if not isnan(value)]
         return float(np.mean(there)) if there else float("nan")
 
 
@@ -51,20 +57,21 @@ def picture_of(
 
     Args:
         image: (X, Y, Z) in RAS array order, shown in three planes with the patient's right on the left; or (X, Y).
-        reference: integers of the image's shape, 0 background.
-        prediction: likewise.
+            One of another shape than the labels can not be laid under them: the slices are black then.
+        reference: integers from 0, the background.
+        prediction: of the reference's shape.
         labels: whose Dice is wanted, beside those that are found.
         spacing: of the voxels along each axis, in any unit.
     """
-    found = np.union1d(np.unique(reference), np.unique(prediction))
-    values = sorted({*(label.value for label in labels), *(int(value) for value in found if value > 0)})
-    low, high = np.percentile(image, (1, 99))
+    if image.shape != reference.shape:
+        image = np.zeros(reference.shape, np.uint8)
+    low, high = _window(image)
+    values = np.uint8 if max(reference.max(initial=0), prediction.max(initial=0)) < 256 else np.int32
     sections = tuple(
-        (name, [plane.copy() for plane in planes], aspect)
-        for name, planes, aspect in _sections(image, reference, prediction, spacing)
+        (name, (_grey(scan, low, high), truth.astype(values), guess.astype(values)), aspect)
+        for name, (scan, truth, guess), aspect in _sections(image, reference, prediction, spacing)
     )
-    dice = {value: _dice(reference == value, prediction == value) for value in values}
-    return Picture(sections, (float(low), float(max(high, low + 1e-6))), dice)
+    return Picture(sections, _dice(reference, prediction, [label.value for label in labels]))
 
 
 def overlay_figure(
@@ -91,42 +98,59 @@ def draw(picture: Picture, title: str, labels: Sequence[LabelClass] = ()) -> Fig
 
     known = {label.value: label for label in labels}
     colors = {value: _color(known.get(value), order) for order, value in enumerate(picture.dice)}
-    figure = Figure(figsize=(3.4 * len(picture.sections) + 0.4, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    low, high = picture.window
+    texts = _legend_texts(picture.dice, known)
+    (width, height), columns = ((10.6, 4.4), 4) if len(picture.sections) > 1 else ((6.0, 6.4), 2)
+    figure = Figure(figsize=(width, height + 0.2 * (len(texts) // columns)), layout="constrained")
+    figure.suptitle(title, fontsize=11, parse_math=False)
     panels = np.ravel(figure.subplots(1, len(picture.sections)))
-    for axes, (name, planes, aspect) in zip(panels, picture.sections, strict=True):
-        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
+    for axes, (name, (scan, truth, guess), aspect) in zip(panels, picture.sections, strict=True):
+        axes.imshow(scan, cmap="gray", vmin=0, vmax=255, origin="lower", aspect=aspect)
         for value, color in colors.items():
-            _outline(axes, planes[1] == value, color, REFERENCE, 1.6)
-            _outline(axes, planes[2] == value, color, PREDICTION, 1.4)
+            _outline(axes, truth == value, color, REFERENCE, 1.6)
+            _outline(axes, guess == value, color, PREDICTION, 1.4)
         axes.invert_xaxis()
         axes.set_title(name, fontsize=9)
         axes.set_axis_off()
-    names = {value: known[value].name if value in known else f"label {value}" for value in picture.dice}
-    texts = [
-        (colors[value], f"{names[value]}, Dice {'- (absent)' if np.isnan(dice) else f'{dice:.3f}'}")
-        for value, dice in picture.dice.items()
-    ]
-    _legend(figure, texts)
+    _legend(figure, [(colors[value], text) for value, text in texts.items()], columns)
     return figure
+
+
+def _window(image: np.ndarray) -> tuple[float, float]:
+    """Grey values from black to white: all but the outermost hundredths, by some millions of its voxels."""
+    sample = image[tuple(slice(None, None, max(1, length // 100)) for length in image.shape)]
+    finite = sample[np.isfinite(sample)]
+    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _grey(plane: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The image as bytes; what is no number is black."""
+    scaled = (plane.astype(np.float32) - low) / (high - low)
+    return np.asarray(np.rint(255 * np.nan_to_num(scaled, nan=0.0).clip(0, 1)), np.uint8)
 
 
 def _sections(
     image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
-) -> Iterator[tuple[str, list[np.ndarray], float]]:
-    """Name, the three arrays as (rows, columns) and height over width of a pixel, for each plane."""
+) -> Iterator[Section]:
+    """Views of the three arrays, for each plane."""
     arrays = (image, reference, prediction)
     if image.ndim == 2:
-        yield "", [array.T for array in arrays], spacing[1] / spacing[0]
+        yield _thinned("", arrays, spacing[1], spacing[0])
         return
     labelled = reference > 0 if reference.any() else prediction > 0
     for axis, name in enumerate(PLANES):
         column, row = (other for other in range(3) if other != axis)
         counts = labelled.sum(axis=(column, row))
         index = int(np.argmax(counts)) if counts.any() else len(counts) // 2
-        planes = [np.take(array, index, axis).T for array in arrays]
-        yield f"{name}, slice {index}", planes, spacing[row] / spacing[column]
+        planes = [np.take(array, index, axis) for array in arrays]
+        yield _thinned(f"{name}, slice {index}", planes, spacing[row], spacing[column])
+
+
+def _thinned(name: str, planes: Sequence[np.ndarray], row_spacing: float, column_spacing: float) -> Section:
+    """(columns, rows) planes as a section, of sides that are too long every second, third, … pixel."""
+    columns, rows = (-(-length // LONGEST_SIDE) for length in planes[0].shape)
+    image, reference, prediction = (plane[::columns, ::rows].T for plane in planes)
+    return name, (image, reference, prediction), row_spacing * rows / (column_spacing * columns)
 
 
 def _outline(axes: Axes, mask: np.ndarray, color: Any, style: Any, width: float) -> None:
@@ -139,21 +163,43 @@ def _outline(axes: Axes, mask: np.ndarray, color: Any, style: Any, width: float)
     axes.contour(x, y, fine, [0.5], colors=[color], linestyles=[style], linewidths=width)
 
 
-def _legend(figure: Figure, labels: Sequence[tuple[Any, str]]) -> None:
+def _legend_texts(dice: Mapping[int, float], known: Mapping[int, LabelClass]) -> dict[int, str]:
+    """What the legend says of each label that it names."""
+    worst = sorted(dice, key=lambda value: (isnan(dice[value]), dice[value]))[:MOST_NAMED]
+    return {
+        value: f"{known[value].name if value in known else f'label {value}'}, "
+        f"Dice {'- (absent)' if isnan(dice[value]) else f'{dice[value]:.3f}'}"
+        for value in sorted(worst)
+    }
+
+
+def _legend(figure: Figure, labels: Sequence[tuple[Any, str]], columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=color, label=text) for color, text in labels]
     for style, text in ((REFERENCE, "dashed: reference"), (PREDICTION, "solid: prediction")):
         handles.append(Line2D([], [], color="0.3", linestyle=style, linewidth=1.6, label=text))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    for name in legend.get_texts():
+        name.set_parse_math(False)
 
 
 def _color(label: LabelClass | None, order: int) -> Any:
-    return tuple(part / 255 for part in label.color) if label else f"C{order}"
+    return tuple(part / 255 for part in label.color) if label else f"C{order % 10}"
 
 
-def _dice(one: np.ndarray, other: np.ndarray) -> float:
-    """2 |A and B| / (|A| + |B|); where both are empty there is none: NaN."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else float("nan")
+def _dice(reference: np.ndarray, prediction: np.ndarray, labels: Sequence[int]) -> dict[int, float]:
+    """2 |A and B| / (|A| + |B|) of these labels and those that are found; NaN where both are empty.
+
+    All labels are counted at once, slice by slice: one comparison of the volumes a label would take long for hundreds.
+    """
+    most = 1 + max(int(reference.max(initial=0)), int(prediction.max(initial=0)), *labels, 0)
+    truth, guess, both = np.zeros((3, most), np.int64)
+    for slices in zip(reference, prediction, strict=True):
+        one, other = (values.astype(np.intp).clip(min=0) for values in slices)
+        for counts, values in ((truth, one.ravel()), (guess, other.ravel()), (both, one[one == other])):
+            counts += np.bincount(values, minlength=most)
+    total = truth + guess
+    found = {*labels, *np.flatnonzero(total).tolist()} - {0}
+    return {value: float(2 * both[value] / total[value]) if total[value] else float("nan") for value in sorted(found)}
