@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -26,3 +27,24 @@ def test_processor_and_memory_are_logged_and_a_resumed_run_goes_on_with_its_step
     steps = [metric.step for metric in client.get_metric_history(run.run_id, CPU)]
     assert len(steps) >= 4 and sorted(steps) == list(range(len(steps)))
     assert "system/system_memory_usage_megabytes" in client.get_run(run.run_id).data.metrics
+
+
+def test_a_gpu_that_nvml_finds_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    nvml = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=20e9, total=80e9),
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=93),
+        nvmlDeviceGetPowerUsage=lambda handle: 350_000,
+        nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000,
+    )
+    monkeypatch.setattr("mlflow.system_metrics.metrics.gpu_monitor.pynvml", nvml)
+    with tracked_run("experiment", "run", Path("RUN")) as run, system_metrics(run, interval_s=0.05):
+        time.sleep(0.3)
+    logged = MlflowClient(tracking_uri()).get_run(run.run_id).data.metrics
+    assert (logged["system/gpu_0_memory_usage_percentage"], logged["system/gpu_0_utilization_percentage"]) == (25, 93)
