@@ -26,6 +26,7 @@ MODEL = "model"
 
 def log_setup(
     run: TrackedRun,
+    bundle: Bundle,
     workflow: ConfigWorkflow,
     options: TrainOptions,
     environment: Mapping[str, str],
@@ -36,6 +37,7 @@ def log_setup(
 
     Args:
         run: to write to.
+        bundle: that trains.
         workflow: with the config as it runs.
         options: of the command line.
         environment: as the training began with it.
@@ -46,7 +48,8 @@ def log_setup(
 
     config = without_paths(workflow.parser.get())
     name = str(read_json(options.dataset.expanduser()).get("name") or "dataset")  # not the folder's: that is of a path
-    facts = {"dataset_sha256": digest, "dataset_cases": len({row["case"] for row in cases})}
+    facts: dict[str, Any] = {"bundle": bundle.name, "bundle_version": bundle.version}
+    facts |= {"dataset_sha256": digest, "dataset_cases": len({row["case"] for row in cases})}
     run.log_params({"config": config, **environment, **facts, **_hardware(workflow), "fold": options.fold})
     run.log_params({key: config[key] for key in ("seed", "epochs") if key in config})
     for context in CONTEXTS:

@@ -118,7 +118,7 @@ def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) ->
         workflow = planned_workflow(trained, options)
         cases = case_rows(split_dataset(options.dataset, options.fold, options.folds))
         if checkpoint is None:
-            log_setup(run, workflow, options, began_with, digest, cases)
+            log_setup(run, trained, workflow, options, began_with, digest, cases)
         progress = Progress(run.run_id, facts)
         told_by_the_first(checkpoint is not None)
         best = _train(workflow, trained, options, checkpoint, progress, report, run, interruption)

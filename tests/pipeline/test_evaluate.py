@@ -154,7 +154,7 @@ def test_the_held_out_cases_are_labelled_scored_and_shown(
     assert content["bundles"] == [
         {
             "name": "hippocampus_mr_unet",
-            "version": "0.1.0",
+            "version": bundle.version,
             "weights_sha256": bundle.weights_sha256,
             "mlflow_run_id": "1234",
             "fold": 0,

@@ -105,6 +105,7 @@ def test_the_run_tells_the_whole_story(training: Training) -> None:
         "bf16",
         "fp32",
     )
+    assert (params["bundle"], params["bundle_version"]) == (NAME, run.data.tags["bundle_version"])
     assert {"version/torch", "git_commit", "config/optimizer/_target_"} <= set(params)
     assert len(params) > 100  # not four
     client = MlflowClient(f"sqlite:///{training.work / 'mlflow.db'}")
