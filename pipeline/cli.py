@@ -55,7 +55,9 @@ app = typer.Typer(
 )
 app.add_typer(bundle_app, name="bundle")
 
-BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="A bundle's name or folder.")]
+BundleOption = Annotated[
+    str, typer.Option("--bundle", "-b", help="A bundle's name or folder, or models:/NAME@ALIAS of MLflow's registry.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
 PrecisionOption = Annotated[
