@@ -302,7 +302,8 @@ def interval(output: int, wide_convolutions: tuple[int, ...], linear: bool) -> t
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_stays_close_to_full(dtype: torch.dtype) -> None:
     network = make_network(norm="group", upsample="interpolation")
-    image = torch.randn(1, 3, 33, 32)
+    # At 33 x 32 the deepest maps are 2 x 1; oneDNN's bf16 kernels now and then give NaN for these on AMX processors.
+    image = torch.randn(1, 3, 65, 64)
     with torch.autocast("cpu", dtype=dtype):
         logits = network(image)
         logits.float().square().mean().backward()
