@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from factories import SMALL_TRAINING
 from mlflow import MlflowClient
 from scanloom.pipeline.bundle import find_bundle
 from scanloom.pipeline.errors import PipelineError, UsageError
@@ -23,16 +24,6 @@ from scanloom.pipeline.training.sync import send_rest
 from scanloom.pipeline.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
-
-SMALL = {
-    "network_def#features": [2, 4],
-    "network_def#deep_supervision": 0,
-    "batch_size": 2,
-    "patch_size": [16, 16, 16],
-    "roi_size": [16, 16, 16],
-    "val_interval": 1,
-    "precision": "fp32",
-}
 
 
 class Server:
@@ -93,7 +84,7 @@ def test_a_training_outlives_its_server_and_sync_sends_the_rest(server: Server, 
         elif line.startswith("epoch 2/3"):
             server.signal(signal.SIGKILL)
 
-    options = TrainOptions(crops, own_store / "RUN", folds=3, epochs=3, device="cpu", overrides=SMALL)
+    options = TrainOptions(crops, own_store / "RUN", folds=3, epochs=3, device="cpu", overrides=SMALL_TRAINING)
     trained = train(find_bundle("hippocampus_mr_unet"), options, report)
     assert [line.partition(":")[0] for line in lines if line.startswith("epoch")] == [f"epoch {n}/3" for n in (1, 2, 3)]
     run_id = trained.metadata["training"]["mlflow_run_id"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from factories import SMALL_TRAINING
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from scanloom.pipeline.bundle import Bundle, find_bundle
@@ -26,15 +27,6 @@ from scanloom.pipeline.training.train import train
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
 NAME = "hippocampus_mr_unet"
-SMALL = {
-    "network_def#features": [2, 4],
-    "network_def#deep_supervision": 0,
-    "batch_size": 2,
-    "patch_size": [16, 16, 16],
-    "roi_size": [16, 16, 16],
-    "val_interval": 1,
-    "precision": "fp32",
-}
 
 
 @pytest.fixture
@@ -44,7 +36,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture
 def options(crops: Path, own_store: Path) -> TrainOptions:
-    return TrainOptions(crops, own_store / "RUN", folds=3, epochs=3, device="cpu", overrides=SMALL)
+    return TrainOptions(crops, own_store / "RUN", folds=3, epochs=3, device="cpu", overrides=SMALL_TRAINING)
 
 
 def silent(line: str, done: float | None = None) -> None:
@@ -116,7 +108,7 @@ def test_an_interruption_before_the_first_epoch_leaves_nothing_half_begun(
 
 
 def test_a_loss_that_is_no_number_fails_the_run_and_leaves_a_checkpoint(bundle: Bundle, options: TrainOptions) -> None:
-    wild = replace(options, overrides={**SMALL, "optimizer#lr": 1e20, "lr_scheduler#max_lr": 1e20})
+    wild = replace(options, overrides={**SMALL_TRAINING, "optimizer#lr": 1e20, "lr_scheduler#max_lr": 1e20})
     with pytest.raises(
         PipelineError, match=r"^the loss is (nan|inf) in epoch \d, step \d of 2, cases crop_\d, crop_\d"
     ):
@@ -178,7 +170,7 @@ def test_a_training_is_resumed_with_the_options_of_its_start(
         (replace(again, fold=1), "--fold 0, not 1"),
         (replace(again, epochs=2), "--epochs 1, not 2"),
         (replace(again, seed=4), "--seed not given, not 4"),
-        (replace(again, overrides={**SMALL, "batch_size": 1}), "--set .*batch_size=2 .*, not .*batch_size=1 "),
+        (replace(again, overrides={**SMALL_TRAINING, "batch_size": 1}), "--set .*batch_size=2 .*, not .*batch_size=1 "),
     ]:
         with pytest.raises(UsageError, match=rf"--resume: this training began with {words}"):
             train(bundle, changed, silent)
@@ -229,7 +221,7 @@ def test_resume_needs_a_training(bundle: Bundle, options: TrainOptions) -> None:
 
 def test_one_seed_gives_the_same_weights_with_any_number_of_workers(bundle: Bundle, options: TrainOptions) -> None:
     def digest(name: str, seed: int = 5, **settings: Any) -> str:
-        overrides = {**SMALL, **settings}
+        overrides = {**SMALL_TRAINING, **settings}
         own = replace(options, epochs=2, seed=seed, run_folder=options.run_folder / name, overrides=overrides)
         return train(bundle, own, silent).weights_sha256
 
@@ -249,7 +241,7 @@ def test_a_run_folder_in_which_a_training_runs_is_not_touched(bundle: Bundle, op
 
 
 def test_a_setting_that_the_network_refuses_is_the_users(bundle: Bundle, options: TrainOptions) -> None:
-    wrong = replace(options, overrides={**SMALL, "network_def#deep_supervision": 5})
+    wrong = replace(options, overrides={**SMALL_TRAINING, "network_def#deep_supervision": 5})
     with pytest.raises(UsageError, match=r"scanloom\.networks\.UNet can not be made: deep_supervision is 5; .*--set"):
         train(bundle, wrong, silent)
     assert only_run().info.status == "FAILED"
@@ -258,7 +250,7 @@ def test_a_setting_that_the_network_refuses_is_the_users(bundle: Bundle, options
 
 def test_a_batch_larger_than_the_dataset_is_refused(bundle: Bundle, options: TrainOptions) -> None:
     with pytest.raises(UsageError, match=r"4 training cases fill no batch of 5\. .*--set batch_size=1"):
-        train(bundle, replace(options, overrides={**SMALL, "batch_size": 5}), silent)
+        train(bundle, replace(options, overrides={**SMALL_TRAINING, "batch_size": 5}), silent)
 
 
 def test_all_faults_of_the_dataset_are_told_before_anything_runs(
@@ -290,7 +282,7 @@ def test_a_config_without_engines_is_refused(options: TrainOptions, tmp_path: Pa
 
 
 def test_without_a_validation_in_between_the_last_epoch_is_validated(bundle: Bundle, options: TrainOptions) -> None:
-    train(bundle, replace(options, epochs=2, overrides={**SMALL, "val_interval": 10}), silent)
+    train(bundle, replace(options, epochs=2, overrides={**SMALL_TRAINING, "val_interval": 10}), silent)
     validated = [row["epoch"] for row in rows_of(options.run_folder) if row["metric"] == "val/mean_dice"]
     assert validated == ["2"]
 
