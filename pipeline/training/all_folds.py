@@ -27,13 +27,13 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read:
     """
     options.check()
     require_fold(options.dataset, 0, options.folds)
-    planned_workflow(bundle, options)
+    workflow = planned_workflow(bundle, options)
     from .distributed import joined_processes
 
     with joined_processes():
         if is_first_process():
             if read is not None:
-                look_into(bundle, options, report, read)
+                look_into(bundle, workflow, options, report, read)
             return _lead_all_folds(bundle, options, report)
         own = [
             replace(options, run_folder=options.run_folder / f"fold{fold}", fold=fold) for fold in range(options.folds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class Case:
     image: Path
     label: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Image and label."""
+        return self.image, self.label
+
 
 @dataclass(frozen=True)
 class Split:
@@ -43,7 +48,7 @@ def read_dataset(folder: str | Path) -> list[Case]:
     """
     folder = Path(folder).expanduser()
     cases = list_cases(folder, read_json(folder))
-    missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
+    missing = [path for case in cases for path in case.files if not path.is_file()]
     if missing:
         raise UsageError(
             f"dataset {folder}: {len(missing)} files are missing, the first is {name_in(folder, missing[0])}. "
@@ -148,12 +153,17 @@ def split_cases(cases: Sequence[Case], fold: int | None, folds: int = 5) -> tupl
 
 def dataset_digest(cases: Sequence[Case]) -> str:
     """SHA-256 over the contents of all images and labels, in the order of the cases' names; no path goes in."""
-    return joint_digest(file_digest(path) for case in cases for path in (case.image, case.label))
+    return joint_digest(cases, file_digests(cases))
 
 
-def joint_digest(digests: Iterable[bytes]) -> str:
-    """`dataset_digest` of files whose own digests are known: image, label, image, label, …"""
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def file_digests(cases: Sequence[Case]) -> dict[Path, bytes]:
+    """SHA-256 of each file of the cases."""
+    return {path: file_digest(path) for case in cases for path in case.files}
+
+
+def joint_digest(cases: Sequence[Case], digests: Mapping[Path, bytes]) -> str:
+    """`dataset_digest` of cases whose files' own digests are known: image, label, image, label, …"""
+    return hashlib.sha256(b"".join(digests[path] for case in cases for path in case.files)).hexdigest()
 
 
 def file_digest(path: Path) -> bytes:

@@ -62,7 +62,7 @@ class DatasetCheck:
         description: what its dataset.json says.
         faults: what it can not be trained with.
         warnings: what its owner should know, a line each.
-        digest: `dataset_digest` of the cases; empty where a file could not be read.
+        file_digests: SHA-256 of each file that could be read.
         label_cases: value -> the number of cases that hold it.
     """
 
@@ -71,8 +71,14 @@ class DatasetCheck:
     description: DatasetDescription
     faults: tuple[Fault, ...]
     warnings: tuple[str, ...]
-    digest: str
+    file_digests: Mapping[Path, bytes] = field(repr=False)
     label_cases: Mapping[int, int]
+
+    @property
+    def digest(self) -> str:
+        """`dataset_digest` of the cases; empty where a file could not be read."""
+        read = all(path in self.file_digests for case in self.cases for path in case.files)
+        return joint_digest(self.cases, self.file_digests) if read else ""
 
     def require_faultless(self) -> None:
         """Return where there is no fault.
@@ -129,7 +135,7 @@ def check_dataset(
         *absent_labels(look.known, look.label_cases),
     ]
     found = dict(sorted(look.label_cases.items()))
-    return DatasetCheck(folder, tuple(cases), description, tuple(faults), tuple(warnings), look.digest(cases), found)
+    return DatasetCheck(folder, tuple(cases), description, tuple(faults), tuple(warnings), look.digests, found)
 
 
 class _Look:
@@ -146,7 +152,7 @@ class _Look:
         self.folder, self.read, self.known, self.visit = folder, read, known, visit
         self.faults: list[Fault] = []
         self.label_cases: Counter[int] = Counter()
-        self._digests: dict[Path, bytes] = {}
+        self.digests: dict[Path, bytes] = {}
         self._names: dict[bytes, str] = {}
         self._notices: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -175,15 +181,10 @@ class _Look:
             for lines in self._notices.values()
         ]
 
-    def digest(self, cases: list[Case]) -> str:
-        """`dataset_digest`; empty where not every file was read."""
-        files = [path for case in cases for path in (case.image, case.label)]
-        return joint_digest(self._digests[path] for path in files) if self._digests.keys() >= {*files} else ""
-
     def _look_at_image(self, case: Case, image: Volume) -> None:
         for what in image_faults(image.array):
             self._add(case.image, what)
-        twin = self._names.setdefault(self._digests[case.image], case.name)
+        twin = self._names.setdefault(self.digests[case.image], case.name)
         if twin != case.name:  # the folds would train on what they validate on
             self._note("twin", case.image, f"is the image of case {twin} too. Leave one out.")
 
@@ -202,7 +203,7 @@ class _Look:
             return None
         try:
             volume = self.read(path)
-            self._digests[path] = file_digest(path)  # while the system still holds its bytes
+            self.digests[path] = file_digest(path)  # while the system still holds its bytes
         except PipelineError as error:
             self._add(path, _without_case(str(error)))
             return None

@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from .csv_table import csv_table
-from .dataset import Split, file_digest
+from .dataset import Split
 
 CONTEXTS = ("training", "validation")
 COLUMNS = ("case", "context", "image_sha256", "label_sha256")
 
 
-def case_rows(split: Split) -> list[dict[str, str]]:
-    """A row a case: its name, whether it trains or validates, the SHA-256 of its image and label."""
-    digests: dict[str, tuple[str, str]] = {}
+def case_rows(split: Split, digests: Mapping[Path, bytes]) -> list[dict[str, str]]:
+    """A row a case: its name, whether it trains or validates, the SHA-256 of its image and label.
+
+    Args:
+        split: of the dataset.
+        digests: of its files, as of `dataset.file_digests`.
+    """
     rows = []
     for context, items in zip(CONTEXTS, (split.training, split.validation), strict=True):
         for item in items:
-            name = item["case"]
-            if name not in digests:  # with no fold held out a case is in both
-                digests[name] = (_hex(item["image"]), _hex(item["label"]))
-            rows.append(dict(zip(COLUMNS, (name, context, *digests[name]), strict=True)))
+            contents = (digests[Path(item[key])].hex() for key in ("image", "label"))
+            rows.append(dict(zip(COLUMNS, (item["case"], context, *contents), strict=True)))
     return rows
 
 
@@ -66,7 +68,3 @@ def dataset_input(name: str, rows: Sequence[Mapping[str, str]], context: str) ->
 
 
 _FIELDS = ("name", "digest", "source_type", "source", "schema", "profile")
-
-
-def _hex(path: str) -> str:
-    return file_digest(Path(path)).hex()

@@ -14,7 +14,7 @@ from ..bundle import Bundle, find_bundle
 from ..errors import PipelineError
 from ..lock import locked
 from ..progress import Report, silent
-from .dataset import dataset_digest, read_dataset, require_fold, split_dataset
+from .dataset import file_digests, joint_digest, read_dataset, require_fold, split_dataset
 from .dataset_check import Read, check_dataset
 from .dataset_faults import ignored_label
 from .dataset_inputs import case_rows
@@ -59,28 +59,30 @@ def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | No
     """
     options.check()
     require_fold(options.dataset, options.fold, options.folds)
-    planned_workflow(bundle, options)
+    workflow = planned_workflow(bundle, options)
     from .distributed import joined_processes
 
     with joined_processes():
         if not is_first_process():
             return _follow(options)
-        digest = look_into(bundle, options, report, read)
+        digests = look_into(bundle, workflow, options, report, read)
         prepare_run_folder(options.run_folder, bundle, resume=options.resume)
         with locked(options.run_folder):
-            return _lead(bundle, options, digest, report)
+            return _lead(bundle, options, digests, report)
 
 
-def look_into(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None) -> str:
-    """The digest of the dataset's files, after a look for faults where there is a reader.
+def look_into(
+    bundle: Bundle, workflow: ConfigWorkflow, options: TrainOptions, report: Report, read: Read | None
+) -> Mapping[Path, bytes]:
+    """The digests of the dataset's files, after a look for faults where there is a reader.
 
     Raises:
         DatasetError: there are faults; all of them are in `run_folder/dataset_faults.txt`, too.
     """
     if read is None:
-        return dataset_digest(read_dataset(options.dataset))
+        return file_digests(read_dataset(options.dataset))
     labels = {label.value: label.name for label in bundle.labels}
-    ignored = ignored_label(planned_workflow(bundle, options).parser.get())
+    ignored = ignored_label(workflow.parser.get())
     found = check_dataset(options.dataset, labels, read, ignored=ignored, report=report)
     for warning in found.warnings:
         report(warning)
@@ -88,15 +90,16 @@ def look_into(bundle: Bundle, options: TrainOptions, report: Report, read: Read 
         lines = "".join(f"{fault}\n" for fault in found.faults)
         write_whole(options.run_folder / "dataset_faults.txt", lines.encode())
     found.require_faultless()
-    return found.digest
+    return found.file_digests
 
 
-def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) -> Bundle:
+def _lead(bundle: Bundle, options: TrainOptions, digests: Mapping[Path, bytes], report: Report) -> Bundle:
     """A training as its only process, or the first of several, sees it."""
     from .checkpoint import Progress, read_checkpoint
     from .distributed import told_by_the_first
 
     folder = options.run_folder
+    digest = joint_digest(read_dataset(options.dataset), digests)
     facts = {**options.of_the_start(), "dataset": digest}
     began_with = environment()
     checkpoint = read_checkpoint(folder / CHECKPOINTS) if options.resume else None
@@ -116,7 +119,7 @@ def _lead(bundle: Bundle, options: TrainOptions, digest: str, report: Report) ->
         system_metrics(run),
     ):
         workflow = planned_workflow(trained, options)
-        cases = case_rows(split_dataset(options.dataset, options.fold, options.folds))
+        cases = case_rows(split_dataset(options.dataset, options.fold, options.folds), digests)
         if checkpoint is None:
             log_setup(run, trained, workflow, options, began_with, digest, cases)
         progress = Progress(run.run_id, facts)
