@@ -25,9 +25,7 @@ def stop_where_loss_is_no_number(trainer: Engine) -> None:
 
 
 def _check(trainer: Engine) -> None:
-    output = trainer.state.output
-    item = output[0] if isinstance(output, list) else output
-    loss = float(torch.as_tensor(item["loss"]).detach())
+    loss = loss_of(trainer)
     if math.isfinite(loss):
         return
     length = trainer.state.epoch_length or 1
@@ -38,6 +36,13 @@ def _check(trainer: Engine) -> None:
         f"The checkpoint is of epoch {trainer.state.epoch - 1}. Look at these cases, or train anew with a lower "
         "learning rate or precision fp32 (--set)."
     )
+
+
+def loss_of(trainer: Engine) -> float:
+    """The loss of a trainer's last step, its output decollated or not."""
+    output = trainer.state.output
+    item = output[0] if isinstance(output, list | tuple) else output
+    return float(torch.as_tensor(item["loss"]).detach())
 
 
 def case_names(batch: Any) -> list[str]:

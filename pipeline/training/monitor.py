@@ -16,6 +16,7 @@ from ..atomic import write_whole
 from ..bundle import LabelClass
 from ..progress import Report
 from .csv_table import csv_table
+from .guard import loss_of
 from .learning_curve import learning_curve
 from .overlay import draw
 from .per_case import Named, best_median_worst, per_case_csv, validated_cases
@@ -68,7 +69,7 @@ class Monitor:
         self._samples = 0
 
     def _end_step(self, trainer: Engine) -> None:
-        self._losses.append((trainer.state.iteration, _loss(trainer)))
+        self._losses.append((trainer.state.iteration, loss_of(trainer)))
         self._samples += _batch_size(trainer.state.batch) * process_count()
         self._last_step = time.perf_counter()
 
@@ -142,12 +143,6 @@ def forget_after(metrics_file: Path, epoch: int) -> None:
         whole = [row for row in csv.DictReader(file) if row.get("value")]  # a kill may have cut the last one off
     kept = [row for row in whole if int(row["epoch"]) <= epoch]
     write_whole(metrics_file, csv_table(COLUMNS, kept).encode())
-
-
-def _loss(trainer: Engine) -> float:
-    output = trainer.state.output
-    item = output[0] if isinstance(output, list | tuple) else output
-    return float(torch.as_tensor(item["loss"]).detach())
 
 
 def _batch_size(batch: Any) -> int:
