@@ -19,6 +19,9 @@ SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 REGISTERED = "models:/"
 """How the name of a bundle in MLflow's registry begins."""
 
+NETWORK = "network_def"
+"""Id of the network in our configs: weights fit only where training and inference agree about it."""
+
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 

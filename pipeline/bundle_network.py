@@ -9,11 +9,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from .bundle import Bundle
+from .bundle import NETWORK, Bundle
 from .errors import BundleError
-
-NETWORK = "network_def"
-"""Id of the network in our configs."""
 
 
 def inference_config(bundle: Bundle) -> ConfigParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import secrets
 import shutil
@@ -14,11 +13,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from ..atomic import atomic, write_whole
-from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
-from ..bundle_network import NETWORK, inference_config, read_weights
+from ..atomic import atomic
+from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle
+from ..bundle_network import inference_config, read_weights
 from ..errors import BundleError, UsageError
-from .run_folder import OF_THE_WEIGHTS, read_parent_run, say_on_card
+from .run_folder import finish_bundle, read_parent_run, say_on_card
 
 TARGET = "scanloom.networks.Ensemble"
 FOLD = re.compile(r"fold(\d+)")
@@ -141,12 +140,8 @@ def _write_metadata(members: Sequence[Bundle], folder: Path, parent_run: str | N
         "folds": len(members),
         "dataset_sha256": first.get("dataset_sha256"),
         "members": [dict(member.metadata["training"]) for member in members],
-        "weights_sha256": made.weights_sha256,
     }
-    kept = {key: value for key, value in made.metadata.items() if key not in OF_THE_WEIGHTS}
-    metadata = {**kept, "name": f"{made.name}_ensemble", "training": training}
-    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "configs" / "metadata.json", text.encode())
+    finish_bundle(made, training, name=f"{made.name}_ensemble")
 
 
 def _write_notice(card: Path, count: int) -> None:

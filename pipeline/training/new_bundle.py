@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle, shipped_bundles
+from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle, shipped_bundles
 from ..errors import BundleError, DatasetError, PipelineError, UsageError
 from ..progress import Report, silent
 from .config_text import ConfigText
@@ -23,7 +23,7 @@ from .dataset_description import describe_dataset
 from .fingerprint import Fingerprint, FingerprintBuilder
 from .new_metadata import label_names, model_card, new_metadata
 from .plan import BUDGETS, Budget, Plan, inference_windows, plan_training
-from .planned_config import FREE_OF_THE_WINDOW, NETWORK, require_template, set_images, set_network, set_training
+from .planned_config import FREE_OF_THE_WINDOW, require_template, set_images, set_network, set_training
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 LEFT_OUT = ("models", "docs", "__pycache__", ".*")

@@ -10,12 +10,11 @@ from typing import Any
 
 from yaml.nodes import MappingNode
 
-from ..bundle import Bundle
+from ..bundle import NETWORK, Bundle
 from ..errors import BundleError
 from .config_text import ConfigText
 from .plan import Normalisation, Plan
 
-NETWORK = "network_def"
 NETWORK_CLASS = "scanloom.networks.UNet"
 FREE_OF_THE_WINDOW = ("none", "batch", "batchrenorm")
 """Norms with which the network can be tiled without seams."""

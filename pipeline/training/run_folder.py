@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..atomic import write_whole
-from ..bundle import CONFIG_SUFFIXES, Bundle, find_bundle
+from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle
 from ..errors import UsageError
 from .csv_table import csv_table
 from .store import store_folders
@@ -20,9 +20,6 @@ CHECKPOINTS = "checkpoints"
 
 PARENT = "cross_validation.json"
 """File of a run folder with all folds that says which MLflow run is their parent."""
-
-NETWORK = "network_def"
-"""Id of the network in our configs: weights fit only where training and inference agree about it."""
 
 OF_THE_WEIGHTS = ("training", "measured_dice")
 """What a bundle's metadata say of its weights, and not of what is trained anew from it."""
@@ -77,10 +74,16 @@ def copy_bundle(bundle: Bundle, folder: Path, overrides: Mapping[str, Any]) -> B
     return find_bundle(folder)
 
 
-def finish_bundle(bundle: Bundle, training: Mapping[str, Any]) -> Bundle:
-    """Write into the bundle's metadata, as `training`, which run made its weights; drop what was measured of others."""
+def finish_bundle(bundle: Bundle, training: Mapping[str, Any], **changes: Any) -> Bundle:
+    """Write into the bundle's metadata, as `training`, what made its weights; drop what was measured of others.
+
+    Args:
+        bundle: with its weights.
+        training: without their digest.
+        changes: further entries of the metadata.
+    """
     kept = {key: value for key, value in bundle.metadata.items() if key not in OF_THE_WEIGHTS}
-    metadata = {**kept, "training": {**training, "weights_sha256": bundle.weights_sha256}}
+    metadata = {**kept, **changes, "training": {**training, "weights_sha256": bundle.weights_sha256}}
     path = bundle.folder / "configs" / "metadata.json"
     write_whole(path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     return find_bundle(bundle.folder)
