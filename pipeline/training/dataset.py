@@ -1,4 +1,8 @@
-"""A dataset folder, Medical Decathlon's or nnU-Net's raw layout, and its folds. Imports no torch."""
+"""A dataset folder, Medical Decathlon's or nnU-Net's raw layout, and its folds. Imports no torch.
+
+Folds are drawn as nnU-Net draws them, unless the folder holds a `splits_final.json`, nnU-Net's own file of folds: where
+neighbours are alike, as the slices of a stack, it keeps them together.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,24 @@ from ..errors import UsageError
 FOLD_SEED = 12345
 """nnU-Net's: its folds and ours hold the same cases."""
 
+SPLITS = "splits_final.json"
+"""A list with an object a fold, {"train": [name], "val": [name]}."""
+
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled image of a dataset."""
+    """One labelled image of a dataset.
+
+    Attributes:
+        name: unique in the dataset.
+        image, label: its files.
+        fold: that the dataset itself holds it out in; None where none does, or the dataset leaves folds to us.
+    """
 
     name: str
     image: Path
     label: Path
+    fold: int | None = None
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -85,7 +99,7 @@ def list_cases(folder: Path, description: Mapping[str, Any]) -> list[Case]:
         cases = _nnunet_cases(folder, file_ending(description))
     if not cases:
         raise UsageError(f"dataset {folder}: it lists no labelled image. Fill `training` in dataset.json.")
-    return sorted(cases, key=lambda case: case.name)
+    return _with_folds(folder, sorted(cases, key=lambda case: case.name))
 
 
 def several_channels(cases: Sequence[Case]) -> list[Case]:
@@ -116,7 +130,7 @@ def split_dataset(folder: str | Path, fold: int | None, folds: int = 5) -> Split
     Raises:
         UsageError: the dataset can not be read, has fewer cases than folds, or has no such fold.
 
-    Source: nnU-Net, KFold(5, shuffle=True, random_state=12345) over the sorted case names.
+    Source: nnU-Net, KFold(5, shuffle=True, random_state=12345) over the sorted case names, or its splits_final.json.
     """
     training, validation = split_cases(read_dataset(folder), fold, folds)
     return Split([_files(case) for case in training], [_files(case) for case in validation])
@@ -138,12 +152,22 @@ def split_cases(cases: Sequence[Case], fold: int | None, folds: int = 5) -> tupl
     Raises:
         UsageError: there are fewer cases than folds, or there is no such fold.
     """
-    from sklearn.model_selection import KFold
-
-    if not 2 <= folds <= len(cases):
+    own = max((case.fold + 1 for case in cases if case.fold is not None), default=None)
+    if own is not None and folds != own:
+        raise UsageError(f"--folds {folds}: the dataset's own {SPLITS} has {own}. Pass --folds {own}.")
+    if own is None and not 2 <= folds <= len(cases):
         raise UsageError(f"--folds {folds}: the dataset has {len(cases)} cases. Choose between 2 and that.")
     if fold is not None and not 0 <= fold < folds:
         raise UsageError(f"--fold {fold}: there are folds 0 to {folds - 1}. Choose one of them.")
+    if own is not None:
+        validation = [case for case in cases if case.fold == (fold or 0)]
+        return [case for case in cases if fold is None or case.fold != fold], validation
+    return _drawn(cases, fold, folds)
+
+
+def _drawn(cases: Sequence[Case], fold: int | None, folds: int) -> tuple[list[Case], list[Case]]:
+    from sklearn.model_selection import KFold
+
     parts = list(KFold(folds, shuffle=True, random_state=FOLD_SEED).split(np.arange(len(cases))))
     training, validation = parts[fold or 0]
     if fold is None:
@@ -162,8 +186,13 @@ def file_digests(cases: Sequence[Case]) -> dict[Path, bytes]:
 
 
 def joint_digest(cases: Sequence[Case], digests: Mapping[Path, bytes]) -> str:
-    """`dataset_digest` of cases whose files' own digests are known: image, label, image, label, …"""
-    return hashlib.sha256(b"".join(digests[path] for case in cases for path in case.files)).hexdigest()
+    """`dataset_digest` of cases whose files' own digests are known: image, label, image, label, …
+
+    The folds that the dataset gives its cases go in, too: which cases a training saw follows from them.
+    """
+    folds = [] if all(case.fold is None for case in cases) else [case.fold for case in cases]
+    parts = [*(digests[path] for case in cases for path in case.files), *(f"{fold};".encode() for fold in folds)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def file_digest(path: Path) -> bytes:
@@ -174,6 +203,34 @@ def file_digest(path: Path) -> bytes:
 
 def _files(case: Case) -> dict[str, str]:
     return {"image": str(case.image), "label": str(case.label), "case": case.name}
+
+
+def _with_folds(folder: Path, cases: list[Case]) -> list[Case]:
+    """The cases with the folds that the dataset's `SPLITS` gives them, where it has one.
+
+    Raises:
+        UsageError: it can not be read, names cases that are not there, or a case twice, or leaves some out in training.
+    """
+    path = folder / SPLITS
+    if not path.is_file():
+        return cases
+    names = {case.name for case in cases}
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        folds = [({*split["train"]}, {*split["val"]}) for split in splits]
+    except (OSError, ValueError, TypeError, LookupError):
+        raise UsageError(
+            f'dataset {folder}: {SPLITS} can not be read. It must be a list of {{"train": [name], "val": [name]}}.'
+        ) from None
+    fold_of: dict[str, int] = {}
+    for number, (training, validation) in enumerate(folds):
+        if not validation or training != names - validation or validation & fold_of.keys():
+            raise UsageError(
+                f"dataset {folder}: {SPLITS}: fold {number} must hold out cases that no other fold does, and train on "
+                f"all others of the {len(names)}. Mend it, or remove it."
+            )
+        fold_of |= dict.fromkeys(validation, number)
+    return [replace(case, fold=fold_of.get(case.name)) for case in cases]
 
 
 def read_json(folder: Path) -> dict[str, Any]:

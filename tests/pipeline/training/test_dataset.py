@@ -243,3 +243,68 @@ def test_the_fold_is_refused_before_any_file_is_looked_for(tmp_path: Path) -> No
     require_fold(tmp_path, None, folds=3)
     with pytest.raises(UsageError, match="--fold 3: there are folds 0 to 2"):
         require_fold(tmp_path, 3, folds=3)
+
+
+def write_splits(folder: Path, blocks: list[list[str]], names: list[str]) -> Path:
+    splits = [{"train": [name for name in names if name not in block], "val": block} for block in blocks]
+    write(folder / "splits_final.json", json.dumps(splits))
+    return folder
+
+
+def test_a_datasets_own_folds_are_taken_where_it_has_some(tmp_path: Path) -> None:
+    names = [f"slice{number}" for number in range(6)]
+    folder = write_splits(write_decathlon(tmp_path, names), [names[:3], names[3:]], names)
+    split = split_dataset(folder, 1, folds=2)
+    assert [case["case"] for case in split.validation] == names[3:]
+    assert [case["case"] for case in split.training] == names[:3]
+
+
+def test_with_its_own_folds_all_cases_train_and_the_first_fold_validates_where_none_is_held_out(
+    tmp_path: Path,
+) -> None:
+    names = [f"slice{number}" for number in range(4)]
+    folder = write_splits(write_decathlon(tmp_path, names), [names[:2], names[2:]], names)
+    split = split_dataset(folder, None, folds=2)
+    assert [case["case"] for case in split.training] == names
+    assert [case["case"] for case in split.validation] == names[:2]
+
+
+def test_another_number_of_folds_than_the_datasets_own_is_refused(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    folder = write_splits(write_decathlon(tmp_path, names), [["c"]], names)
+    assert [case["case"] for case in split_dataset(folder, 0, folds=1).validation] == ["c"]
+    with pytest.raises(UsageError, match=r"--folds 5: the dataset's own splits_final.json has 1. Pass --folds 1"):
+        split_dataset(folder, 0)
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        [{"train": ["a"], "val": ["b"]}],
+        [{"train": ["a", "b"], "val": ["d"]}],
+        [{"train": ["a", "b"], "val": ["c"]}, {"train": ["a", "b"], "val": ["c"]}],
+        [{"train": ["a", "b", "c"], "val": []}],
+    ],
+)
+def test_folds_of_its_own_that_leave_cases_out_or_hold_one_out_twice_are_refused(tmp_path: Path, splits: Any) -> None:
+    folder = write_decathlon(tmp_path, ["a", "b", "c"])
+    write(folder / "splits_final.json", json.dumps(splits))
+    with pytest.raises(UsageError, match=r"splits_final.json: fold \d must hold out cases that no other fold does"):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "{}[", "[1]", '{"train": []}'])
+def test_folds_of_its_own_that_are_no_list_of_folds_are_refused(tmp_path: Path, text: str) -> None:
+    folder = write_decathlon(tmp_path, ["a", "b"])
+    write(folder / "splits_final.json", text)
+    with pytest.raises(UsageError, match=r"splits_final.json can not be read. It must be a list of"):
+        read_dataset(folder)
+
+
+def test_the_digest_knows_which_folds_a_dataset_gives_its_cases(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    folder = write_decathlon(tmp_path, names)
+    drawn = dataset_digest(read_dataset(folder))
+    halves = dataset_digest(read_dataset(write_splits(folder, [["a", "b"], ["c", "d"]], names)))
+    others = dataset_digest(read_dataset(write_splits(folder, [["a", "c"], ["b", "d"]], names)))
+    assert len({drawn, halves, others}) == 3
