@@ -1,4 +1,4 @@
-"""What MONAI's losses lack: voxels that do not count."""
+"""What MONAI's losses lack: voxels that do not count, and labels larger than the logits."""
 
 from __future__ import annotations
 
@@ -60,6 +60,32 @@ class IgnoreLabel(nn.Module):
             for term in self._terms:
                 total = total + term(logits, label, counts)
         return total
+
+
+class CroppedLabel(nn.Module):
+    """A loss for networks without padding, whose logits are smaller than the image: of the label its middle is taken.
+
+    Args:
+        loss: of logits and a label of one size.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """(B, K, *inner) and (B, L, *spatial) -> what the loss says of the label's middle, (B, L, *inner).
+
+        Raises:
+            ValueError: the logits are larger, or lie not in the middle of a voxel grid.
+        """
+        sizes = list(zip(label.shape[2:], logits.shape[2:], strict=True))
+        if any(outer < inner or (outer - inner) % 2 for outer, inner in sizes):
+            raise ValueError(
+                f"logits of {tuple(logits.shape[2:])} have no middle in a label of {tuple(label.shape[2:])}."
+            )
+        middle = [slice((outer - inner) // 2, (outer + inner) // 2) for outer, inner in sizes]
+        return self.loss(logits, label[(slice(None), slice(None), *middle)])
 
 
 @dataclass(frozen=True)

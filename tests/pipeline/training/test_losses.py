@@ -1,4 +1,4 @@
-"""The ignore label: voxels that have it might as well not be there, for every loss."""
+"""The ignore label: voxels that have it might as well not be there, for every loss. Labels larger than the logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai.losses import (
     HausdorffDTLoss,
     TverskyLoss,
 )
-from scanloom.pipeline.training.losses import IgnoreLabel
+from scanloom.pipeline.training.losses import CroppedLabel, IgnoreLabel
 from torch import Tensor, nn
 
 IGNORE = 255
@@ -160,3 +160,21 @@ def test_a_loss_that_can_not_ignore_is_refused(loss: nn.Module, message: str) ->
     with pytest.raises(ValueError, match=message):
         IgnoreLabel(loss)
     IgnoreLabel(DiceFocalLoss(softmax=True, batch=True))
+
+
+def test_of_a_label_larger_than_the_logits_the_middle_counts() -> None:
+    loss = DiceCELoss(**SOFTMAX)
+    logits, label = torch.randn(2, 3, 4, 6), torch.randint(0, 3, (2, 1, 8, 8)).float()
+    assert CroppedLabel(loss)(logits, label) == loss(logits, label[:, :, 2:6, 1:7])
+
+
+def test_of_a_label_of_the_logits_size_everything_counts() -> None:
+    loss = DiceCELoss(**SOFTMAX)
+    logits, label = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 1, 4, 4)).float()
+    assert CroppedLabel(loss)(logits, label) == loss(logits, label)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (4, 3)])
+def test_a_label_without_a_middle_of_the_logits_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"logits of \(4, 4\) have no middle in a label of"):
+        CroppedLabel(DiceCELoss(**SOFTMAX))(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, *size))
