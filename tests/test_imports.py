@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("networks", "transforms", "pipeline")
-ROOMS = ("studies", "inference", "outputs", "training")
+ROOMS = ("studies", "inference", "outputs", "training", "bundling")
 SHARED = (
     "atomic",
     "volume",

@@ -1,0 +1,1 @@
+"""Work on bundles as a whole: checking them, carrying them, showing what they would run."""
