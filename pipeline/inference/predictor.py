@@ -19,6 +19,7 @@ from ..device import describe_device, find_devices
 from ..errors import BundleError, PipelineError
 from ..progress import Report, silent
 from ..volume import Notice, Volume
+from .confidence import Confidence
 from .memory import FLOAT_BYTES, PeakMemory, available_bytes, human_bytes
 from .precision import choose_precision, precision_notice
 from .prepare import canonical, in_canonical_order, labels_on_grid, prepare, straightened, to_source_order
@@ -48,10 +49,14 @@ class Predictor:
         precision: "auto", "fp32", "bf16" or "fp16".
         engine: "torch" or "openvino".
         compile: run the network through `torch.compile`.
+        confidence: keep a map of how sure the network is; a byte a voxel.
 
     Attributes:
         facts: of the last volume: windows, seconds, precision, memory; for a report.
         notices: of the last volume: what a user should know.
+        surface_confidence: of the last volume: label -> mean probability of the winning class on the label's surface.
+        confidence: of the last volume, where it was asked for: (X, Y, Z) of uint8 on the volume's own grid, the
+            probability of the winning class times 255.
 
     Raises:
         BundleError: the config or the weights are missing or do not fit each other.
@@ -66,6 +71,7 @@ class Predictor:
         precision: str = "auto",
         engine: str = "torch",
         compile: bool = False,
+        confidence: bool = False,
     ) -> None:
         self.bundle = bundle
         self.devices = find_devices(device)
@@ -77,6 +83,9 @@ class Predictor:
         self.network = with_weights(network, bundle).eval()
         self.facts: dict[str, Any] = {}
         self.notices: tuple[Notice, ...] = ()
+        self.surface_confidence: dict[int, float] = {}
+        self.confidence: np.ndarray | None = None
+        self._keeps_confidence = confidence
         self._ready: ReadyNetwork | None = None
 
     @property
@@ -92,7 +101,7 @@ class Predictor:
             PipelineError: there is not enough memory for it; nothing was computed.
             BundleError: the preprocessing can not be inverted to the volume's grid.
         """
-        self.facts, self.notices = {}, ()
+        self.facts, self.notices, self.surface_confidence, self.confidence = {}, (), {}, None
         with PeakMemory(self.device) as peak:
             labels = self._labels(volume, report)
         slow = precision_notice(self.precision, self.device)
@@ -117,14 +126,29 @@ class Predictor:
         grid_map = GridMap.between(np.asarray(image.affine), straightened(turned.affine), turned.spatial_shape)
         if isinstance(self.inferer, StreamingInferer) and grid_map is not None and grid_map.beyond(scan.size) <= 1:
             return self._streamed(scan, None if grid_map.is_identity(scan.size) else grid_map, volume, report)
-        labels = labels_on_grid(self._whole(scan), prepared, self.preprocessing, turned)
+        labels, probability = labels_on_grid(self._whole(scan), prepared, self.preprocessing, turned)
+        confidence = self._confidence_for(volume)
+        confidence.add(tuple(map(slice, labels.shape)), torch.from_numpy(labels.astype(np.int32)), probability)
+        self.surface_confidence = confidence.of_surfaces
         return to_source_order(labels, volume)
+
+    def _confidence_for(self, volume: Volume) -> Confidence:
+        """What counts confidence, and writes the map where one is asked for."""
+
+        def make_map() -> np.ndarray:
+            self.confidence = np.zeros(volume.spatial_shape, dtype=np.uint8)
+            return in_canonical_order(self.confidence, volume)[np.newaxis]
+
+        return Confidence(make_map if self._keeps_confidence else None)
 
     def _streamed(self, scan: Scan, grid_map: GridMap | None, volume: Volume, report: Report) -> np.ndarray:
         """Windows blended, interpolated onto the volume's grid and reduced to labels, box by box."""
         voxels = prod(volume.spatial_shape)
+        host_bytes = voxels * (1 + self._keeps_confidence)
         try:
-            estimate = self.inferer.estimate(scan, self.network, voxels, self.devices, regridded=grid_map is not None)
+            estimate = self.inferer.estimate(
+                scan, self.network, host_bytes, self.devices, regridded=grid_map is not None
+            )
         except ValueError as error:  # windows that this scan or this network does not take
             raise BundleError(f"bundle {self.bundle.name}: its inferer does not fit {volume.case}: {error}") from error
         estimate.require(volume.case, REMEDIES)
@@ -136,7 +160,11 @@ class Predictor:
             return in_canonical_order(made[0], volume)[np.newaxis]
 
         network = self._network_for(scan.channels, self.inferer.window_size(scan.size))
-        facts = self.inferer.stream(scan, network, make, device=self.devices, grid_map=grid_map, report=report)
+        confidence = self._confidence_for(volume)
+        facts = self.inferer.stream(
+            scan, network, make, device=self.devices, grid_map=grid_map, confidence=confidence, report=report
+        )
+        self.surface_confidence = confidence.of_surfaces
         self.notices += tuple(Notice("memory", each) for each in facts.notices)
         self.facts |= {
             "mode": self.inferer.mode,

@@ -19,6 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from ..errors import BundleError
 from ..shear import is_sheared
 from ..volume import Volume
+from .confidence import winning
 
 SPACING_STEP_MM = 2.0**-16
 """Spacings are rounded to this for the preprocessing; a power of two, so that field of view / matrix stays exact."""
@@ -105,8 +106,8 @@ def after_loader(preprocessing: Compose) -> Compose:
 
 def labels_on_grid(
     logits: torch.Tensor, prepared: dict[str, MetaTensor], preprocessing: Compose, volume: Volume
-) -> np.ndarray:
-    """Logits on the network's grid -> labels on the grid of the canonical volume.
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Logits on the network's grid -> labels on the grid of the canonical volume, and how sure the network is of them.
 
     The logits are interpolated back before the largest is taken, which keeps boundaries between voxels; where nothing
     was resampled nothing is interpolated.
@@ -117,7 +118,7 @@ def labels_on_grid(
         preprocessing: as given to `prepare`.
         volume: in canonical order.
     Returns:
-        (X, Y, Z) integers, in the smallest unsigned type.
+        (X, Y, Z) integers, in the smallest unsigned type; and the probability of the winning class.
     Raises:
         BundleError: the preprocessing can not be inverted to the scan's grid.
     """
@@ -132,4 +133,4 @@ def labels_on_grid(
     kind = np.uint8 if len(inverted) <= np.iinfo(np.uint8).max + 1 else np.uint16
     values = inverted.as_tensor()
     labels = values[0] > 0 if len(values) == 1 else values.argmax(dim=0)
-    return labels.numpy().astype(kind)
+    return labels.numpy().astype(kind), winning(values)

@@ -155,8 +155,12 @@ class Labels:
 
     def finish(self, where: Where) -> None:
         """Write the box."""
+        store(self.out, where, self.of_box(where))
+
+    def of_box(self, where: Where) -> Tensor:
+        """The box's labels, as floating point numbers, until the next box begins."""
         shape = [part.stop - part.start for part in where]
-        store(self.out, where, self._room["labels"][: prod(shape)].view(shape))
+        return self._room["labels"][: prod(shape)].view(shape)
 
     def _mark(self, channel: int, values: Tensor) -> None:
         """The voxels where this channel is above the best so far get its number, which is above theirs.

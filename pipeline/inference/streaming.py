@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ..progress import ProgressBar, Report, silent
 from .blending import BlendedPass, Padding
+from .confidence import Confidence, ConfidentLabels
 from .estimate import Estimate, Pace
 from .facts import InferenceFacts
 from .layout import lean_layout
 from .memory import forward_needs
 from .mirroring import Mirrored, check_axes
-from .reduction import Dropped, Output, Reduce, Reduction, ReductionOf, make_reduction
+from .reduction import Dropped, Labels, Output, Reduce, Reduction, ReductionOf, make_reduction
 from .regrid import GridMap, Regridded
 from .results import Results
 from .runner import CONDITION, Network, WindowRunner, restored
@@ -177,6 +178,7 @@ class StreamingInferer(Inferer):
         *,
         device: Devices = "cpu",
         grid_map: GridMap | None = None,
+        confidence: Confidence | None = None,
         report: Report = silent,
     ) -> InferenceFacts:
         """Write what becomes of one image into `out`, both of any size; of several outputs the first.
@@ -189,6 +191,7 @@ class StreamingInferer(Inferer):
             device: that windows are computed and blended on; several share the windows.
             grid_map: where the voxels of `out` lie on the scan's grid, if it is another one: logits are interpolated
                 onto it before they are reduced.
+            confidence: counts how sure the network is, where the output is "labels".
             report: told how far it is.
         Raises:
             ValueError: as for a call, or `out` has another shape.
@@ -203,6 +206,8 @@ class StreamingInferer(Inferer):
                 raise ValueError(f"grid_map is for the scan's {scan.size} voxels; the network makes {size} of them.")
             target = size if grid_map is None else grid_map.size
             reduction = make_reduction(self.output, channels, lambda count, kind: _given(out, (count, *target), kind))
+            if confidence is not None and isinstance(reduction, Labels):
+                reduction = ConfidentLabels(reduction, confidence)
             return reduction if grid_map is None else Regridded(grid_map, size, order, channels, reduction)
 
         one = self._pass(scan, network, reduction_of, devices)

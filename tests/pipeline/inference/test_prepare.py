@@ -113,7 +113,7 @@ def test_labels_come_back_exactly_where_nothing_was_resampled(axcodes):
     scan = canonical(volume(labels, affine))
     prepared = prepare(scan, steps)
     assert prepared["image"].shape == (1, 16, 16, 16)
-    result = labels_on_grid(one_hot(prepared["image"].numpy()[0], 3), prepared, steps, scan)
+    result, _ = labels_on_grid(one_hot(prepared["image"].numpy()[0], 3), prepared, steps, scan)
     np.testing.assert_array_equal(result, labels)
     assert result.dtype == np.uint8
 
@@ -125,7 +125,7 @@ def test_what_lay_outside_a_crop_is_background():
     scan = canonical(volume(array, make_affine()))
     prepared = prepare(scan, steps)
     assert prepared["image"].shape == (1, 3, 3, 5)
-    result = labels_on_grid(one_hot(np.ones((3, 3, 5)), 2), prepared, steps, scan)
+    result, _ = labels_on_grid(one_hot(np.ones((3, 3, 5)), 2), prepared, steps, scan)
     np.testing.assert_array_equal(result, array.astype(np.uint8))
 
 
@@ -147,7 +147,7 @@ def test_labels_of_a_resampled_scan_lie_where_linear_interpolation_puts_them(deg
         return np.linalg.norm((grid @ voxels - centre[:, None])[:3], axis=0).reshape(size)
 
     logit = 8.0 - distance(prepared["image"].shape[1:], fine)
-    result = labels_on_grid(torch.from_numpy(np.stack([0 * logit, logit])), prepared, steps, scan)
+    result, _ = labels_on_grid(torch.from_numpy(np.stack([0 * logit, logit])), prepared, steps, scan)
     voxels = np.stack([*np.indices(shape), np.ones(shape)]).reshape(4, -1)
     places = (np.linalg.inv(fine) @ affine @ voxels)[:3]
     interpolated = map_coordinates(logit, places, order=1, mode="nearest").reshape(shape)
@@ -161,7 +161,7 @@ def test_one_channel_is_the_logit_of_a_mask():
     array, affine = make_volume((4, 5, 6))
     steps, scan = Compose([RAS]), canonical(volume(array, affine))
     logits = torch.randn(1, 4, 5, 6)
-    result = labels_on_grid(logits, prepare(scan, steps), steps, scan)
+    result, _ = labels_on_grid(logits, prepare(scan, steps), steps, scan)
     np.testing.assert_array_equal(result, logits[0].numpy() > 0)
     assert result.dtype == np.uint8
 
@@ -172,7 +172,7 @@ def test_the_smallest_type_holds_the_largest_label(classes, dtype):
     steps, scan = Compose([RAS]), canonical(volume(array, affine))
     logits = torch.zeros(classes, 2, 2, 2)
     logits[-1] = 1
-    result = labels_on_grid(logits, prepare(scan, steps), steps, scan)
+    result, _ = labels_on_grid(logits, prepare(scan, steps), steps, scan)
     assert result.dtype == dtype
     assert (result == classes - 1).all()
 
