@@ -12,11 +12,12 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("networks", "transforms", "pipeline")
-ROOMS = ("studies", "inference", "outputs", "training", "bundling")
+ROOMS = ("studies", "inference", "outputs", "training", "bundling", "verdicts")
 SHARED = (
     "atomic",
     "volume",
     "bundle",
+    "bundle_files",
     "bundle_network",
     "errors",
     "progress",
@@ -26,6 +27,9 @@ SHARED = (
     "shear",
     "limits",
     "dicom_reading",
+    "case_facts",
+    "fingerprint",
+    "verdict",
 )
 
 

@@ -1,146 +1,25 @@
-"""The fingerprint of a dataset: what its scans are like, without any of them; plans and later judgements rest on it.
-
-Everything is in the order R, A, S of the patient, as the network sees scans, whatever the order in the files.
-"""
+"""Takes the fingerprint of a dataset, case by case."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import Any
 
-import nibabel.orientations as orientations
 import numpy as np
 
+from ..case_facts import LEVELS as IMAGE_LEVELS
+from ..case_facts import LabelFacts, ScanFacts, look_at_labels, look_at_scan
+from ..fingerprint import Fingerprint, HeldOut, Intensities, LabelSize, Spread, Spreads, spreads_of
 from .dataset_check import LabelledImage
 
-LEVELS = (0.0, 10.0, 50.0, 90.0, 100.0)
-"""Percentiles over the cases: the least, the median, the most, and where the bulk lies."""
 FOREGROUND_LEVELS = (0.5, 50.0, 99.5)
 """Source: Isensee 2021, Nature Methods 18:203: clipping of CT."""
-IMAGE_LEVELS = (0.5, 25.0, 50.0, 75.0, 99.5)
 SAMPLED = 10_000
 """Foreground voxels that a case gives at most, so that large cases do not outvote small ones. Source: nnU-Net."""
-IMAGE_SAMPLED = 50_000
-
-Vector = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The percentiles `LEVELS` over the cases of one number a case."""
-
-    least: float
-    p10: float
-    median: float
-    p90: float
-    most: float
-
-
-@dataclass(frozen=True)
-class Intensities:
-    """Values of the labelled voxels of all cases, as the scans have them.
-
-    Attributes:
-        mean, std, p00_5, median, p99_5: of samples of each case.
-        least, most: of all voxels.
-    """
-
-    mean: float
-    std: float
-    least: float
-    p00_5: float
-    median: float
-    p99_5: float
-    most: float
-
-
-@dataclass(frozen=True)
-class LabelSize:
-    """How large a label is.
-
-    Attributes:
-        name: of the label.
-        cases: that hold it.
-        volume_ml: over the cases that hold it; None where none does.
-    """
-
-    name: str
-    cases: int
-    volume_ml: Spread | None
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What the scans of a dataset are like.
-
-    Attributes:
-        cases: how many.
-        modality: DICOM Modality; None where nothing says it.
-        spacing_mm: of voxels, an axis.
-        size_voxels: of scans, an axis.
-        extent_mm: of scans, an axis: size times spacing.
-        nonzero_share: of a scan's volume that the box around its voxels other than 0 takes.
-        foreground: intensities of labelled voxels.
-        image_levels: percentile -> its spread over the cases, of all voxels of a scan.
-        labels: value -> its size.
-    """
-
-    cases: int
-    modality: str | None
-    spacing_mm: tuple[Spread, ...]
-    size_voxels: tuple[Spread, ...]
-    extent_mm: tuple[Spread, ...]
-    nonzero_share: Spread
-    foreground: Intensities
-    image_levels: Mapping[float, Spread]
-    labels: Mapping[int, LabelSize]
-
-    @property
-    def median_spacing_mm(self) -> Vector:
-        """Of a voxel, an axis."""
-        return tuple(spread.median for spread in self.spacing_mm)
-
-    def median_size(self, spacing_mm: Sequence[float]) -> Vector:
-        """Voxels of the median scan, an axis, after resampling to this spacing."""
-        return self._size(spacing_mm, "median")
-
-    def largest_size(self, spacing_mm: Sequence[float]) -> Vector:
-        """Voxels of the largest extent along each axis, after resampling to this spacing."""
-        return self._size(spacing_mm, "most")
-
-    def _size(self, spacing_mm: Sequence[float], which: str) -> Vector:
-        return tuple(getattr(spread, which) / mm for spread, mm in zip(self.extent_mm, spacing_mm, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a bundle's metadata, as `fingerprint`; six digits each."""
-        return _rounded(asdict(self))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Fingerprint:
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        try:
-            axes = {
-                name: tuple(Spread(**each) for each in values[name])
-                for name in ("spacing_mm", "size_voxels", "extent_mm")
-            }
-            return cls(
-                cases=int(values["cases"]),
-                modality=values["modality"],
-                **axes,
-                nonzero_share=Spread(**values["nonzero_share"]),
-                foreground=Intensities(**values["foreground"]),
-                image_levels={float(level): Spread(**each) for level, each in values["image_levels"].items()},
-                labels={int(value): _label_size(each) for value, each in values["labels"].items()},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"no fingerprint of a dataset: {error!r}. Make it anew with `scanloom bundle init`."
-            ) from None
+SCAN_FACTS = ("shape", "detail", "flat")
+LABEL_FACTS = ("share", "components", "largest", "centre", "extent_mm", "border", "skew", "offset_mm", "level")
+"""What a fingerprint holds of `ScanFacts` and `LabelFacts`, beside what it has names of its own for."""
 
 
 class FingerprintBuilder:
@@ -148,32 +27,30 @@ class FingerprintBuilder:
 
     Args:
         ignore: the label of voxels that were not annotated.
+        cases: names of those to take; None takes all.
     """
 
-    def __init__(self, ignore: int | None = None) -> None:
-        self.ignore = ignore
+    def __init__(self, ignore: int | None = None, cases: frozenset[str] | None = None) -> None:
+        self.ignore, self.cases = ignore, cases
         self._modalities: set[str | None] = set()
         self._rows: list[dict[str, Any]] = []
 
     def add(self, case: LabelledImage) -> None:
-        """One case more."""
-        image = case.image
-        order = orientations.io_orientation(image.affine)[:, 0].astype(int)  # file axis -> R, A, S
-        spacing, size = np.empty(3), np.empty(3)
-        spacing[order], size[order] = image.spacing, image.spatial_shape
-        array = image.array[0]
-        random = np.random.default_rng(len(self._rows))
+        """One case more, where it is one to take."""
+        if self.cases is not None and case.name not in self.cases:
+            return
+        image, array = case.image, case.image.array[0]
         foreground = array[self._is_foreground(case.labels)]
+        scan = look_at_scan(image)
+        values = [value for value in case.voxels if value not in (0, self.ignore)]
         self._modalities.add(image.modality)
         self._rows.append(
             {
-                "spacing": spacing,
-                "size": size,
+                "scan": scan,
+                "labels": look_at_labels(case.labels, image, scan, values),
                 "nonzero": _nonzero_share(array),
-                "foreground": _sampled(foreground, SAMPLED, random),
+                "foreground": _sampled(foreground, SAMPLED, np.random.default_rng(len(self._rows))),
                 "ends": (foreground.min(), foreground.max()) if foreground.size else (np.inf, -np.inf),
-                "levels": np.percentile(_sampled(array.ravel("K"), IMAGE_SAMPLED, random), IMAGE_LEVELS),
-                "ml": {value: count * image.voxel_ml for value, count in case.voxels.items()},
             }
         )
 
@@ -189,18 +66,19 @@ class FingerprintBuilder:
         pooled = np.concatenate([row["foreground"] for row in self._rows]) if self._rows else np.empty(0)
         if not pooled.size:
             raise ValueError("no voxel of any case is labelled. Label some, or pass another dataset.")
+        scans: list[ScanFacts] = [row["scan"] for row in self._rows]
+        levels = spreads_of([scan.levels for scan in scans])
         return Fingerprint(
             cases=len(self._rows),
             modality=modality or (next(iter(self._modalities)) if len(self._modalities) == 1 else None),
-            spacing_mm=_axes([row["spacing"] for row in self._rows]),
-            size_voxels=_axes([row["size"] for row in self._rows]),
-            extent_mm=_axes([row["spacing"] * row["size"] for row in self._rows]),
-            nonzero_share=_spread([row["nonzero"] for row in self._rows]),
+            spacing_mm=spreads_of([scan.spacing_mm for scan in scans]),
+            size_voxels=spreads_of([scan.size_voxels for scan in scans]),
+            extent_mm=spreads_of([scan.extent_mm for scan in scans]),
+            nonzero_share=Spread.of([row["nonzero"] for row in self._rows]),
             foreground=self._intensities(pooled),
-            image_levels={
-                level: _spread([row["levels"][index] for row in self._rows]) for index, level in enumerate(IMAGE_LEVELS)
-            },
+            image_levels=dict(zip(IMAGE_LEVELS, levels, strict=True)),
             labels={value: self._label_size(value, name) for value, name in sorted(labels.items())},
+            scan=facts_of(scans, SCAN_FACTS),
         )
 
     def _is_foreground(self, labels: np.ndarray) -> np.ndarray:
@@ -219,16 +97,81 @@ class FingerprintBuilder:
         )
 
     def _label_size(self, value: int, name: str) -> LabelSize:
-        volumes = [row["ml"][value] for row in self._rows if value in row["ml"]]
-        return LabelSize(name, len(volumes), _spread(volumes) if volumes else None)
+        found: list[LabelFacts] = [row["labels"][value] for row in self._rows if value in row["labels"]]
+        volume = Spread.of([each.volume_ml for each in found]) if found else None
+        return LabelSize(name, len(found), volume, facts_of(found, LABEL_FACTS))
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(*(float(value) for value in np.percentile(values, LEVELS)))
+def facts_of(found: Sequence[ScanFacts | LabelFacts], names: Sequence[str]) -> dict[str, Spreads]:
+    """Name of a fact -> its spreads over what was found; empty where nothing was."""
+    return {name: spreads_of([np.atleast_1d(getattr(each, name)) for each in found]) for name in names if found}
 
 
-def _axes(vectors: Sequence[np.ndarray]) -> tuple[Spread, ...]:
-    return tuple(_spread(axis) for axis in np.transpose(vectors))
+def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
+    """One of several training sets that share most of their cases, as those of the folds of a dataset do.
+
+    What lies farthest out of any is what lies farthest out of all; the percentiles between are means. The number of
+    cases is that of the largest.
+    """
+    first, *others = fingerprints
+    if not others:
+        return first
+    labels = {
+        value: LabelSize(
+            size.name,
+            max(each.labels[value].cases for each in fingerprints),
+            _joined_spread([each.labels[value].volume_ml for each in fingerprints]),
+            _joined_facts([each.labels[value].facts for each in fingerprints]),
+        )
+        for value, size in first.labels.items()
+    }
+    held_out = [each.held_out for each in fingerprints if each.held_out is not None]
+    ends = [each.foreground for each in fingerprints]
+    foreground = replace(first.foreground, least=min(each.least for each in ends), most=max(each.most for each in ends))
+    axes = ("spacing_mm", "size_voxels", "extent_mm")
+    return replace(
+        first,
+        cases=max(each.cases for each in fingerprints),
+        **{name: _joined_spreads([getattr(each, name) for each in fingerprints]) for name in axes},
+        nonzero_share=_joined_spread([each.nonzero_share for each in fingerprints]),
+        foreground=foreground,
+        image_levels={
+            level: _joined_spread([each.image_levels[level] for each in fingerprints]) for level in first.image_levels
+        },
+        labels=labels,
+        scan=_joined_facts([each.scan for each in fingerprints]),
+        held_out=_joined_held_out(held_out),
+    )
+
+
+def _joined_held_out(found: Sequence[HeldOut]) -> HeldOut | None:
+    if not found:
+        return None
+    values = {value for each in found for value in each.labels}
+    labels = {
+        value: _joined_facts([each.labels[value] for each in found if value in each.labels]) for value in sorted(values)
+    }
+    return HeldOut(sum(each.cases for each in found), labels)
+
+
+def _joined_facts(found: Sequence[Mapping[str, Spreads]]) -> dict[str, Spreads]:
+    """Of the facts that all have; who holds none has seen no such label."""
+    held = [each for each in found if each]
+    names = [name for name in held[0] if all(name in each for each in held)] if held else []
+    return {name: _joined_spreads([each[name] for each in held]) for name in names}
+
+
+def _joined_spreads(found: Sequence[Spreads]) -> Spreads:
+    joined = [_joined_spread(component) for component in zip(*found, strict=True)]
+    return tuple(spread for spread in joined if spread is not None)
+
+
+def _joined_spread(found: Sequence[Spread | None]) -> Any:
+    held = [spread for spread in found if spread is not None]
+    if not held:
+        return None
+    inner = {name: float(np.mean([getattr(each, name) for each in held])) for name in ("p10", "median", "p90")}
+    return Spread(least=min(each.least for each in held), most=max(each.most for each in held), **inner)
 
 
 def _sampled(values: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
@@ -247,16 +190,3 @@ def _nonzero_share(array: np.ndarray) -> float:
             return 1.0
         share *= (places[-1] - places[0] + 1) / array.shape[axis]
     return float(share)
-
-
-def _label_size(values: Mapping[str, Any]) -> LabelSize:
-    volume = values["volume_ml"]
-    return LabelSize(values["name"], int(values["cases"]), Spread(**volume) if volume else None)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value

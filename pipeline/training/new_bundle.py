@@ -15,12 +15,13 @@ import yaml
 
 from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle, shipped_bundles
 from ..errors import BundleError, DatasetError, PipelineError, UsageError
+from ..fingerprint import Fingerprint
 from ..progress import Report, silent
 from .config_text import ConfigText
 from .dataset import read_json
 from .dataset_check import DatasetCheck, Read, check_dataset
 from .dataset_description import describe_dataset
-from .fingerprint import Fingerprint, FingerprintBuilder
+from .fingerprint import FingerprintBuilder
 from .new_metadata import label_names, model_card, new_metadata
 from .plan import BUDGETS, Budget, Plan, inference_windows, plan_training
 from .planned_config import FREE_OF_THE_WINDOW, require_template, set_images, set_network, set_training

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
+from ..fingerprint import Fingerprint
 from .dataset_check import DatasetCheck
-from .fingerprint import Fingerprint
 from .plan import Plan, describe_plan
 
 SCHEME = "99SCANLOOM"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, floor, prod
 from typing import Any
 
-from .fingerprint import Fingerprint
+from ..fingerprint import Fingerprint
 from .topology import Topology, feature_values, plan_topology
 
 ANISOTROPIC = 3.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from factories import make_affine, reorient
+from scanloom.pipeline.fingerprint import Fingerprint, HeldOut, Spread
 from scanloom.pipeline.training.dataset_check import LabelledImage
-from scanloom.pipeline.training.fingerprint import Fingerprint, FingerprintBuilder
+from scanloom.pipeline.training.fingerprint import FingerprintBuilder, joined
 from scanloom.pipeline.training.voxel_faults import count_labels
 from scanloom.pipeline.volume import Volume
 
@@ -141,3 +143,62 @@ def test_without_any_label_there_is_no_fingerprint() -> None:
         fingerprint(make_case(labels=np.zeros((6, 8, 10), np.uint8)))
     with pytest.raises(ValueError, match="no voxel of any case is labelled"):
         fingerprint()
+
+
+def test_facts_of_labels_and_scans_go_in_as_spreads() -> None:
+    found = fingerprint(make_case(), make_case(seed=1))
+    assert [len(found.scan[name]) for name in ("shape", "detail", "flat")] == [7, 3, 1]
+    facts = found.labels[1].facts
+    assert facts["centre"][0].median == pytest.approx((2 + 0.5) / 6)
+    assert facts["components"][0].most == 1
+    assert facts["extent_mm"][2].median == pytest.approx(20)
+
+
+def test_a_fingerprint_of_before_these_facts_is_read() -> None:
+    values = fingerprint(make_case()).to_json()
+    for name in ("scan", "held_out"):
+        del values[name]
+    for label in values["labels"].values():
+        del label["facts"]
+    old = Fingerprint.from_json(values)
+    assert old.scan == {}
+    assert old.held_out is None
+    assert old.labels[1].facts == {}
+
+
+def test_only_the_cases_that_are_named_are_taken() -> None:
+    builder = FingerprintBuilder(cases=frozenset({"case"}))
+    builder.add(make_case())
+    builder.add(replace(make_case((12, 8, 10)), name="held out"))
+    assert builder.build(LABELS).size_voxels[0].most == 6
+
+
+def test_fingerprints_of_folds_are_joined_to_that_of_all_cases() -> None:
+    cases = [make_case((6 + n, 8, 10), seed=n) for n in range(5)]
+    parts = [fingerprint(*(case for number, case in enumerate(cases) if number != out)) for out in range(5)]
+    found, whole = joined(parts), fingerprint(*cases)
+    assert (found.size_voxels[0].least, found.size_voxels[0].most) == (6, 10)
+    assert found.size_voxels[0].median == pytest.approx(whole.size_voxels[0].median, abs=0.2)
+    assert found.labels[2].facts["share"][0].most == whole.labels[2].facts["share"][0].most
+    assert found.foreground.least == whole.foreground.least
+    assert joined(parts[:1]) is parts[0]
+
+
+def test_a_label_that_one_fold_has_not_seen_is_joined_from_the_others() -> None:
+    alone = np.zeros((6, 8, 10), np.uint8)
+    alone[1:4, 1:3, 1:5] = 1
+    found = joined([fingerprint(make_case(labels=alone)), fingerprint(make_case())])
+    assert found.labels[2].volume_ml is not None
+    assert found.labels[2].facts["components"][0].most == 1
+
+
+def test_what_was_held_out_is_joined_label_by_label() -> None:
+    def with_held_out(cases: int, confidence: float) -> Fingerprint:
+        spread = (Spread.of([confidence]),)
+        return replace(fingerprint(make_case()), held_out=HeldOut(cases, {1: {"surface_confidence": spread}}))
+
+    found = joined([with_held_out(3, 0.7), with_held_out(4, 0.9)]).held_out
+    assert found is not None
+    assert found.cases == 7
+    [spread] = found.labels[1]["surface_confidence"]
+    assert (spread.least, spread.median, spread.most) == pytest.approx((0.7, 0.8, 0.9))

@@ -17,9 +17,9 @@ from factories import make_affine, write_nifti
 from monai.bundle import ConfigParser
 from scanloom.pipeline.bundle import Bundle, find_bundle
 from scanloom.pipeline.errors import BundleError, DatasetError, PipelineError, UsageError
+from scanloom.pipeline.fingerprint import Fingerprint
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training import new_bundle, plan
-from scanloom.pipeline.training.fingerprint import Fingerprint
 from scanloom.pipeline.training.new_bundle import NewBundle, PlannedBundle, make_bundle
 
 LIKE = "hippocampus_mr_unet"

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scanloom.networks import UNet
-from scanloom.pipeline.training.fingerprint import Fingerprint, Intensities, LabelSize, Spread
+from scanloom.pipeline.fingerprint import Fingerprint, Intensities, LabelSize, Spread
 from scanloom.pipeline.training.plan import (
     BUDGETS,
     Plan,

@@ -1,0 +1,1 @@
+"""What is not as it was in training: rules from a fingerprint and a case to a verdict with reasons."""
