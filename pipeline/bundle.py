@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from .errors import BundleError
 
@@ -188,23 +189,27 @@ class Bundle:
 
 
 def find_bundle(name_or_folder: str | Path) -> Bundle:
-    """The bundle of that name among the shipped ones, or in that folder, or in MLflow's registry (models:/NAME@ALIAS).
+    """The bundle of that name among the shipped ones, in that folder or zip, or models:/NAME@ALIAS of MLflow's.
 
     Raises:
-        BundleError: there is no such bundle, or its metadata can not be read.
+        BundleError: there is no such bundle, its metadata can not be read, or its zip is not to be trusted.
         PipelineError: the registry can not be used.
     """
     if str(name_or_folder).startswith(REGISTERED):
         from .registered_bundle import fetch_bundle
 
         name_or_folder = fetch_bundle(str(name_or_folder))
+    elif _is_zip(Path(name_or_folder).expanduser()):
+        from .bundling.unpack import unpacked_bundle
+
+        name_or_folder = unpacked_bundle(Path(name_or_folder).expanduser())
     candidates = [Path(name_or_folder).expanduser(), SHIPPED / name_or_folder]
     for folder in candidates:
         if (folder / "configs" / "metadata.json").is_file():
             return Bundle(folder.resolve(), _read_metadata(folder / "configs" / "metadata.json"))
     raise BundleError(
         f"no bundle {str(name_or_folder)!r}: neither a folder with configs/metadata.json nor one of the shipped "
-        f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name or folder, or models:/NAME@ALIAS."
+        f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name, folder or .zip, or models:/NAME@ALIAS."
     )
 
 
@@ -214,13 +219,28 @@ def shipped_bundles() -> list[str]:
 
 
 def bundle_digest(bundle: Bundle) -> str:
-    """SHA-256 over the names and contents of all files of the bundle, 64 hex digits."""
+    """SHA-256 over the names and contents of all files of the bundle, 64 hex digits; the same as a folder or a zip."""
+    files = (path for path in bundle.folder.rglob("*") if path.is_file())
+    return digest_of((path.relative_to(bundle.folder).as_posix(), file_sha256(path)) for path in files)
+
+
+def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
+    """What `bundle_digest` says of a bundle of these files.
+
+    Args:
+        files: name in the bundle, its parts with "/" between, and SHA-256 of the contents, 32 bytes; in any order.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for path in bundle.folder.rglob("*") if path.is_file()):
-        name = path.relative_to(bundle.folder).as_posix()
-        digest.update(hashlib.sha256(name.encode()).digest())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, contents in sorted(files, key=lambda file: file[0].split("/")):
+        digest.update(hashlib.sha256(name.encode(errors="surrogateescape")).digest())
+        digest.update(contents)
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a file's contents, 32 bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def running_bundle_root() -> Path:
@@ -234,6 +254,11 @@ def running_bundle_root() -> Path:
         if path.suffix in CONFIG_SUFFIXES and path.parent.name == "configs" and path.is_file():
             return path.resolve().parent.parent
     return Path.cwd()
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether it is a file that is a zip, or is called like one, by which `unpack` takes or refuses it."""
+    return path.is_file() and (path.suffix.lower() == ".zip" or is_zipfile(path))
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
