@@ -104,6 +104,7 @@ def check_dataset(
     read: Read,
     *,
     ignored: int | None = None,
+    slices: bool = False,
     visit: Visit | None = None,
     report: Report = silent,
 ) -> DatasetCheck:
@@ -115,6 +116,7 @@ def check_dataset(
             that dataset.json calls "ignore" is known in either case.
         read: of the image and label files.
         ignored: the label that the bundle's loss ignores; see `dataset_faults.ignored_label`.
+        slices: the network takes single slices; see `dataset_faults.takes_slices`.
         visit: given every case without faults while it is in memory.
         report: told how far it is.
     Raises:
@@ -123,7 +125,7 @@ def check_dataset(
     folder = Path(folder).expanduser()
     contents = read_json(folder)
     description, cases = describe_dataset(contents), list_cases(folder, contents)
-    look = _Look(folder, read, _known(labels, description), visit)
+    look = _Look(folder, read, _known(labels, description), visit, slices)
     for number, case in enumerate(cases):
         report(None, number / len(cases))
         look.at(case)
@@ -146,10 +148,13 @@ class _Look:
         read: of its files.
         known: value -> name of all labels; None where any number will do.
         visit: given the cases without faults.
+        slices: single slices are images, too.
     """
 
-    def __init__(self, folder: Path, read: Read, known: Mapping[int, str] | None, visit: Visit | None) -> None:
-        self.folder, self.read, self.known, self.visit = folder, read, known, visit
+    def __init__(
+        self, folder: Path, read: Read, known: Mapping[int, str] | None, visit: Visit | None, slices: bool
+    ) -> None:
+        self.folder, self.read, self.known, self.visit, self.slices = folder, read, known, visit, slices
         self.faults: list[Fault] = []
         self.label_cases: Counter[int] = Counter()
         self.digests: dict[Path, bytes] = {}
@@ -182,7 +187,7 @@ class _Look:
         ]
 
     def _look_at_image(self, case: Case, image: Volume) -> None:
-        for what in image_faults(image.array):
+        for what in image_faults(image.array, slices=self.slices):
             self._add(case.image, what)
         twin = self._names.setdefault(self.digests[case.image], case.name)
         if twin != case.name:  # the folds would train on what they validate on

@@ -75,6 +75,14 @@ def ignored_label(config: Mapping[str, Any]) -> int | None:
     return None if value is None else int(value)
 
 
+def takes_slices(metadata: Mapping[str, Any]) -> bool:
+    """Whether a bundle's network takes single slices: its metadata give the image two axes, not three."""
+    try:
+        return len(metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]) == 2
+    except (KeyError, TypeError):
+        return False
+
+
 def list_faults(folder: Path, cases: Sequence[Case]) -> list[Fault]:
     """Case names that stand for several images, and images of several channels."""
     faults = []

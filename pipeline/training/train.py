@@ -16,7 +16,7 @@ from ..lock import locked
 from ..progress import Report, silent
 from .dataset import file_digests, joint_digest, read_dataset, require_fold, split_dataset
 from .dataset_check import Read, check_dataset
-from .dataset_faults import ignored_label
+from .dataset_faults import ignored_label, takes_slices
 from .dataset_inputs import case_rows
 from .environment import environment
 from .interruption import Interruption, interruptible
@@ -83,7 +83,8 @@ def look_into(
         return file_digests(read_dataset(options.dataset))
     labels = {label.value: label.name for label in bundle.labels}
     ignored = ignored_label(workflow.parser.get())
-    found = check_dataset(options.dataset, labels, read, ignored=ignored, report=report)
+    slices = takes_slices(bundle.metadata)
+    found = check_dataset(options.dataset, labels, read, ignored=ignored, slices=slices, report=report)
     for warning in found.warnings:
         report(warning)
     if found.faults and not options.resume:

@@ -44,9 +44,9 @@ def grid_fault(image: Volume, label: Volume) -> str | None:
     )
 
 
-def image_faults(array: np.ndarray) -> list[str]:
-    """What is wrong with the values of an image (C, X, Y, Z)."""
-    if min(array.shape[1:]) < 2:
+def image_faults(array: np.ndarray, *, slices: bool = False) -> list[str]:
+    """What is wrong with the values of an image (C, X, Y, Z); where `slices`, one of a single slice is whole."""
+    if min(array.shape[1:3] if slices else array.shape[1:]) < 2:
         size = " x ".join(map(str, array.shape[1:]))
         return [f"{size} voxels: a single slice, not a volume. Leave the case out."]
     lowest, highest, nan, infinite = np.inf, -np.inf, 0, 0

@@ -15,7 +15,7 @@ from scanloom.pipeline.errors import DatasetError, UsageError
 from scanloom.pipeline.scans import read_scan
 from scanloom.pipeline.training.dataset import dataset_digest, read_dataset
 from scanloom.pipeline.training.dataset_check import DatasetCheck, LabelledImage, check_dataset
-from scanloom.pipeline.training.dataset_faults import ignored_label
+from scanloom.pipeline.training.dataset_faults import ignored_label, takes_slices
 
 TORTURE = Path(__file__).resolve().parents[4] / "shared" / "torture" / "cases"
 LABELS = {1: "head", 2: "body"}
@@ -380,3 +380,27 @@ def test_a_training_tells_of_all_missing_files_before_its_first_step(tmp_path: P
 def test_the_real_data_is_without_faults(data_folder: Path) -> None:
     found = check(data_folder / "msd_hippocampus", {1: "anterior", 2: "posterior"})
     assert (found.faults, found.warnings, len(found.cases)) == ((), (), 208)
+
+
+def test_a_single_slice_is_a_fault_unless_the_network_takes_slices(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, "a")
+    slice_ = np.random.default_rng(0).normal(size=(8, 8, 1)).astype(np.float32)
+    write_nifti(folder / "imagesTr/a.nii.gz", slice_, make_affine())
+    write_nifti(folder / "labelsTr/a.nii.gz", (slice_ > 0).astype(np.uint8), make_affine())
+    assert "a single slice, not a volume" in str(check(folder, {1: "one"}).faults[0])
+    assert check(folder, {1: "one"}, slices=True).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"network_data_format": {"inputs": {"image": {"spatial_shape": ["n", "n"]}}}}, True),
+        ({"network_data_format": {"inputs": {"image": {"spatial_shape": ["n", "n", 32]}}}}, False),
+        ({"network_data_format": {"inputs": {"image": {"spatial_shape": 5}}}}, False),
+        ({}, False),
+    ],
+)
+def test_a_network_takes_slices_where_its_metadata_give_the_image_two_axes(
+    metadata: dict[str, Any], expected: bool
+) -> None:
+    assert takes_slices(metadata) == expected

@@ -76,6 +76,13 @@ def test_a_single_slice_is_no_volume() -> None:
     assert line.startswith("64 x 1 x 64 voxels: a single slice, not a volume.")
 
 
+def test_a_single_slice_is_whole_for_a_network_of_slices() -> None:
+    picture = np.arange(64.0).reshape(1, 8, 8, 1)
+    assert image_faults(picture, slices=True) == []
+    (line,) = image_faults(picture[:, :1], slices=True)
+    assert line.startswith("1 x 8 x 1 voxels: a single slice")
+
+
 def test_an_ordinary_image_has_no_fault() -> None:
     assert image_faults(np.arange(64).reshape(1, 4, 4, 4)) == []
 
