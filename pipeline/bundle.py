@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from .errors import BundleError
+
+if TYPE_CHECKING:
+    from .bundle_files import PrivateCopy
 
 SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 """The folder of the bundles that come with the package."""
@@ -75,10 +78,31 @@ class SeriesRule:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle folder and its metadata."""
+    """A bundle folder and its metadata.
+
+    Attributes:
+        folder: where its files are read.
+        metadata: of configs/metadata.json.
+        trusted: its code may run here, that of its own Python files too; see `trust.require_trust`.
+        copied_from: the user's folder, where `folder` is a private copy of it that was checked.
+        private_copy: that copy, which lasts as long as this object.
+    """
 
     folder: Path
     metadata: Mapping[str, Any] = field(repr=False)
+    trusted: bool = field(default=False, repr=False, compare=False)
+    copied_from: Path | None = field(default=None, repr=False, compare=False)
+    private_copy: PrivateCopy | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source(self) -> Path:
+        """The folder that the user knows it by."""
+        return self.copied_from or self.folder
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Name -> SHA-256 of each file of a private copy, as it was made; empty for any other."""
+        return self.private_copy.digests if self.private_copy else {}
 
     @property
     def name(self) -> str:
@@ -161,8 +185,9 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """The state dict that inference loads."""
-        return self.folder / "models" / "model.pt"
+        """The state dict that inference loads: models/model.pt; models/model.ts where that alone is there."""
+        tensors, program = self.folder / "models" / "model.pt", self.folder / "models" / "model.ts"
+        return program if program.is_file() and not tensors.is_file() else tensors
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -206,11 +231,20 @@ def find_bundle(name_or_folder: str | Path) -> Bundle:
     candidates = [Path(name_or_folder).expanduser(), SHIPPED / name_or_folder]
     for folder in candidates:
         if (folder / "configs" / "metadata.json").is_file():
-            return Bundle(folder.resolve(), _read_metadata(folder / "configs" / "metadata.json"))
+            return open_bundle(folder.resolve())
     raise BundleError(
         f"no bundle {str(name_or_folder)!r}: neither a folder with configs/metadata.json nor one of the shipped "
         f"{', '.join(shipped_bundles()) or '(none)'}. Pass a bundle's name, folder or .zip, or models:/NAME@ALIAS."
     )
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """The bundle in that folder.
+
+    Raises:
+        BundleError: its metadata can not be read.
+    """
+    return Bundle(folder, _read_metadata(folder / "configs" / "metadata.json"))
 
 
 def shipped_bundles() -> list[str]:

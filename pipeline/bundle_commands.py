@@ -41,8 +41,7 @@ def init(
 
     if not dataset.exists():
         raise UsageError(f"no such folder: {dataset}. Check the path.")
-    template = find_bundle(like)
-    require_trust(template, given=trust_bundle)  # what it makes will be trusted
+    template = require_trust(find_bundle(like), given=trust_bundle)  # what it makes will be trusted
     from .device import find_device
     from .scans import read_scan
     from .tables import print_facts
@@ -70,12 +69,12 @@ def ensemble(
     ] = False,
 ) -> None:
     """Make one bundle of all folds: it predicts the mean of their probabilities."""
-    from .training.ensemble_bundle import find_folds, make_fold_ensemble
+    from .training.ensemble_bundle import find_folds, make_ensemble
+    from .training.run_folder import read_parent_run
     from .trust import record_trust, require_trust
 
-    for member in find_folds(run):
-        require_trust(member, given=trust_bundle)
-    made = make_fold_ensemble(run, output)
+    members = [require_trust(member, given=trust_bundle) for member in find_folds(run)]
+    made = make_ensemble(members, output, read_parent_run(run))
     record_trust(made)
     megabytes = made.weights.stat().st_size / 1e6
     typer.echo(f"{made.folder}: {made.metadata['training']['folds']} networks, weights of {megabytes:.1f} MB")

@@ -225,11 +225,8 @@ def train(
     from .training.train import train as run
     from .trust import record_trust, require_trust
 
-    found = find_bundle(bundle)
-    require_trust(found, given=trust_bundle)
-    taught_by = find_bundle(teacher) if teacher else None
-    if taught_by is not None:
-        require_trust(taught_by, given=trust_bundle)
+    found = require_trust(find_bundle(bundle), given=trust_bundle)
+    taught_by = require_trust(find_bundle(teacher), given=trust_bundle) if teacher else None
     options = TrainOptions(
         dataset,
         output,

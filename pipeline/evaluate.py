@@ -121,8 +121,8 @@ def evaluate(bundles: Sequence[Bundle], options: EvaluateOptions, report: Report
         UsageError, BundleError: nothing could run at all.
         FolderInUseError: another run writes to OUT.
     """
+    bundles = [require_trust(bundle, given=options.trust_bundle) for bundle in bundles]
     for bundle in bundles:
-        require_trust(bundle, given=options.trust_bundle)
         _ = bundle.labels, bundle.version, bundle.weights_sha256
     _check(options, bundles)
     dataset = _read_dataset(options.dataset)
@@ -248,7 +248,7 @@ def _check(options: EvaluateOptions, bundles: Sequence[Bundle]) -> None:
     if options.pictures < 0:
         raise UsageError(f"--pictures {options.pictures}: it must be 0 or more.")
     output = options.output.expanduser().resolve()
-    if any(output.is_relative_to(bundle.folder) for bundle in bundles):
+    if any(output.is_relative_to(bundle.source) for bundle in bundles):
         raise UsageError(f"{options.output} lies in the bundle. Choose another folder with -o.")
     if output.is_relative_to(options.dataset.expanduser().resolve()):
         raise UsageError(f"{options.output} lies in the dataset. Choose another folder with -o.")

@@ -118,7 +118,7 @@ def predict(
         UsageError, BundleError: nothing could run at all.
         FolderInUseError: another run writes to OUT.
     """
-    require_trust(bundle, given=options.trust_bundle)
+    bundle = require_trust(bundle, given=options.trust_bundle)
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     check_formats(options.formats)
     with (

@@ -24,6 +24,7 @@ from .bundle import Bundle, find_bundle
 from .errors import PipelineError, UsageError
 from .nifti_writer import write_nifti_volume
 from .segment import CaseResult, PredictOptions, predict
+from .trust import require_trust
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +40,7 @@ class ServedModel:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        self.bundle = require_trust(bundle, given=True)
         self._loaded: list[Predictor] = []
         self._one_at_a_time = Lock()  # MLflow answers each request in a thread of its own
 

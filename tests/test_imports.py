@@ -27,6 +27,7 @@ SHARED = (
     "shear",
     "limits",
     "dicom_reading",
+    "trust",
     "case_facts",
     "fingerprint",
     "verdict",

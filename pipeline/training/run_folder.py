@@ -31,8 +31,8 @@ def prepare_run_folder(folder: Path, bundle: Bundle, *, resume: bool) -> None:
     Raises:
         UsageError: it holds a training and this is not its resumption, or the reverse, or it can not be written to.
     """
-    if folder.resolve().is_relative_to(bundle.folder):
-        raise UsageError(f"{folder} lies in the bundle {bundle.folder}. Choose another folder with -o.")
+    if folder.resolve().is_relative_to(bundle.source):
+        raise UsageError(f"{folder} lies in the bundle {bundle.source}. Choose another folder with -o.")
     _require_store_outside_of_bundles()
     if (folder / "bundle").exists() and not resume:
         raise UsageError(f"{folder} already holds a training. Choose another folder with -o, or pass --resume.")
