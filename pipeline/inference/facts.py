@@ -15,6 +15,7 @@ class InferenceFacts:
         seconds: from the first window to the last.
         tile_disagreement: share of the voxels midway between overlapping windows that the two label differently; None
             where none overlap.
+        not_numbers: windows with NaN among the network's outputs; the voxels in them mean nothing.
         notices: what was given up for want of memory.
     """
 
@@ -22,6 +23,7 @@ class InferenceFacts:
     skipped: int = 0
     seconds: float = 0.0
     tile_disagreement: float | None = None
+    not_numbers: int = 0
     notices: list[str] = field(default_factory=list)
 
     def add(self, windows: int, skipped: int, seconds: float, tile_disagreement: float | None) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 
 from ..device import has_bf16
-from ..errors import UsageError
+from ..errors import PipelineError, UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_DICE_COST = 0.001  # mean Dice that bf16 may cost before it is no longer taken unasked
+
+
+class NotNumbersError(PipelineError):
+    """The network's outputs hold NaN; where that is in half precision, fp32 may do better."""
 
 
 def choose_precision(requested: str, device: torch.device, bf16_dice_cost: float | None) -> str:

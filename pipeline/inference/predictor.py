@@ -21,7 +21,7 @@ from ..progress import Report, silent
 from ..volume import Notice, Volume
 from .confidence import Confidence
 from .memory import FLOAT_BYTES, PeakMemory, available_bytes, human_bytes
-from .precision import choose_precision, precision_notice
+from .precision import NotNumbersError, choose_precision, precision_notice
 from .prepare import canonical, in_canonical_order, labels_on_grid, prepare, straightened, to_source_order
 from .ready import ReadyNetwork, check_engine, make_ready
 from .regrid import GridMap
@@ -98,12 +98,12 @@ class Predictor:
         """(X, Y, Z) integers on the volume's own grid.
 
         Raises:
-            PipelineError: there is not enough memory for it; nothing was computed.
+            PipelineError: there is not enough memory for it, and nothing was computed; or the network gives NaN, in
+                fp32 too, to which it falls back.
             BundleError: the preprocessing can not be inverted to the volume's grid.
         """
-        self.facts, self.notices, self.surface_confidence, self.confidence = {}, (), {}, None
         with PeakMemory(self.device) as peak:
-            labels = self._labels(volume, report)
+            labels = self._labels_of_numbers(volume, report)
         slow = precision_notice(self.precision, self.device)
         if slow:
             self.notices += (Notice("precision", slow),)
@@ -113,6 +113,26 @@ class Predictor:
             "added_bytes": peak.added_bytes,
         }
         return labels
+
+    def _labels_of_numbers(self, volume: Volume, report: Report) -> np.ndarray:
+        """The labels; in fp32, from here on, where the network gives NaN in less, which would become background."""
+        self._forget()
+        try:
+            return self._labels(volume, report)
+        except NotNumbersError as error:
+            if self.precision == "fp32":
+                raise
+            report(f"{error} Computing in fp32", 0.0)
+            notice = Notice("precision", f"the network gave NaN in {self.precision}, so fp32 was used")
+        self.precision, self._ready = "fp32", None
+        self._forget()
+        labels = self._labels(volume, report)
+        self.notices += (notice,)
+        return labels
+
+    def _forget(self) -> None:
+        """What is known of the last volume."""
+        self.facts, self.notices, self.surface_confidence, self.confidence = {}, (), {}, None
 
     def _labels(self, volume: Volume, report: Report) -> np.ndarray:
         turned = canonical(volume)
@@ -126,7 +146,9 @@ class Predictor:
         grid_map = GridMap.between(np.asarray(image.affine), straightened(turned.affine), turned.spatial_shape)
         if isinstance(self.inferer, StreamingInferer) and grid_map is not None and grid_map.beyond(scan.size) <= 1:
             return self._streamed(scan, None if grid_map.is_identity(scan.size) else grid_map, volume, report)
-        labels, probability = labels_on_grid(self._whole(scan), prepared, self.preprocessing, turned)
+        logits = self._whole(scan)
+        self._require_numbers(volume, int(logits.amin().isnan()), 1)
+        labels, probability = labels_on_grid(logits, prepared, self.preprocessing, turned)
         confidence = self._confidence_for(volume)
         confidence.add(tuple(map(slice, labels.shape)), torch.from_numpy(labels.astype(np.int32)), probability)
         self.surface_confidence = confidence.of_surfaces
@@ -164,6 +186,7 @@ class Predictor:
         facts = self.inferer.stream(
             scan, network, make, device=self.devices, grid_map=grid_map, confidence=confidence, report=report
         )
+        self._require_numbers(volume, facts.not_numbers, facts.windows)
         self.surface_confidence = confidence.of_surfaces
         self.notices += tuple(Notice("memory", each) for each in facts.notices)
         self.facts |= {
@@ -184,6 +207,14 @@ class Predictor:
             inferer = copy(inferer)
             inferer.output = "logits"
         return flatten(inferer(image, self._network_for(scan.channels, scan.size)))[1][0][0]
+
+    def _require_numbers(self, volume: Volume, lost: int, windows: int) -> None:
+        """Return where no window's outputs hold NaN."""
+        if lost:
+            raise NotNumbersError(
+                f"{volume.case}: the network of bundle {self.bundle.name} gives NaN in {lost} of {windows} windows in "
+                f"{self.precision}. Look at the scan's values and the weights, or train the bundle again."
+            )
 
     def _network_for(self, channels: int, window_size: Sequence[int]) -> ReadyNetwork:
         """The network, made ready at the first scan, for windows of that size above all."""

@@ -52,6 +52,9 @@ class WindowRunner:
         say: told what was given up for want of memory.
         arguments: passed to the network after the windows.
         options: passed to it by name.
+
+    Attributes:
+        keys: how the outputs were put together, for `restored`; None until one has come.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class WindowRunner:
         self.arguments, self.options = tuple(arguments), dict(options or {})
         self.networks = _copies(network, self.devices)
         self.keys: list[Any] | None = None
+        self._lost: Tensor | None = None
 
     def run(self, windows: Iterable[Window]) -> Iterator[Outputs | None]:
         """The outputs, (K, *roi') each, of every window, in their order; None for those that are skipped."""
@@ -81,10 +85,16 @@ class WindowRunner:
             yield from self._landed(*flying.popleft())
 
     def once(self, window: Window) -> Outputs:
-        """The outputs of one window, before the others; (K, *roi') each."""
+        """The outputs of one window, before the others; (K, *roi') each. It does not count for `not_numbers`."""
+        lost = self._lost
         (outputs,) = self.run([replace(window)])
+        self._lost = lost
         assert outputs is not None
         return outputs
+
+    def not_numbers(self) -> int:
+        """How many windows so far have NaN among their outputs; waits for the device, so ask when all are done."""
+        return 0 if self._lost is None else int(self._lost)
 
     def _landed(self, group: list[Window], outputs: Callable[[], Iterator[Outputs]]) -> Iterator[Outputs | None]:
         results = outputs()
@@ -122,7 +132,18 @@ class WindowRunner:
         with torch.no_grad():
             output = self.networks[number](data, *coordinates, *self.arguments, **options)
         self.keys, outputs = flatten(output)
-        return tuple(each.detach().to(self.devices[0]) for each in outputs)
+        outputs = tuple(each.detach().to(self.devices[0]) for each in outputs)
+        self._count_not_numbers(outputs)
+        return outputs
+
+    def _count_not_numbers(self, outputs: Outputs) -> None:
+        """NaN wins in a minimum, which takes 3 ms for 9 million values; `isnan().any()` takes 15 times as long."""
+        floating = [each for each in outputs if each.is_floating_point() and each.dim() > 1]
+        if not floating:
+            return
+        lowest = torch.stack([each.amin(dim=tuple(range(1, each.dim()))).float() for each in floating])
+        lost = lowest.isnan().any(0).sum()
+        self._lost = lost if self._lost is None else self._lost + lost
 
     def _retreat(self, some: list[Window]) -> None:
         if self.devices[0].type == "cuda":

@@ -290,6 +290,10 @@ class StreamingInferer(Inferer):
         begin = perf_counter()
         for done in one.run(runner):
             pace(done)
+        lost = runner.not_numbers()
+        if lost and self.output == "labels":
+            log.warning("the network gave NaN in %d of %d windows, which labels do not show", lost, one.windows)
+        self.facts.not_numbers += lost
         self.facts.add(one.windows, one.skipped, perf_counter() - begin, one.disagreement)
         return runner.keys
 

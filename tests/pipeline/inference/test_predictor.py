@@ -207,6 +207,62 @@ def test_a_slow_precision_is_said_to_be_so(tmp_path, monkeypatch):
     assert [(notice.code, "emulated" in notice.message) for notice in predictor.notices] == [("precision", True)]
 
 
+class Failing(torch.nn.Module):
+    """Logits of three classes whose last is NaN at one voxel in bf16, or in every precision."""
+
+    def __init__(self, everywhere=False):
+        super().__init__()
+        self.everywhere = everywhere
+        self.unused = torch.nn.Conv3d(1, 1, 1)
+
+    def forward(self, x):
+        logits = torch.cat([x, 0.5 * x + 0.1, -x], dim=1)
+        if self.everywhere or x.dtype == torch.bfloat16:
+            logits[:, 2, 0, 0, 0] = torch.nan
+        return logits
+
+
+def failing(folder, inferer, **settings):
+    bundle = make_bundle(folder, config={"network_def": {"_target_": f"{__name__}.Failing", **settings}} | inferer)
+    torch.save(Failing().state_dict(), bundle.weights)
+    return bundle
+
+
+INFERERS = [{}, {"inferer": {"_target_": "monai.inferers.SimpleInferer"}}]
+
+
+@pytest.mark.parametrize("inferer", INFERERS, ids=["windows", "whole"])
+def test_nan_in_bf16_is_computed_again_in_fp32_and_that_is_said(tmp_path, inferer):
+    bundle, scan = failing(tmp_path, inferer), scan_of((12, 13, 12))
+    expected = Predictor(bundle, "cpu", precision="fp32")(scan)
+    predictor = Predictor(bundle, "cpu", precision="bf16", confidence=True)
+    said = []
+    assert np.array_equal(predictor(scan, lambda words, share: said.append(words)), expected)
+    assert predictor.facts["precision"] == "fp32"
+    assert [notice.message for notice in predictor.notices] == ["the network gave NaN in bf16, so fp32 was used"]
+    assert any(words and "gives NaN in" in words and words.endswith("Computing in fp32") for words in said)
+    assert predictor.confidence is not None and predictor.surface_confidence
+    assert np.array_equal(predictor(scan), expected)  # the next scan is not tried in bf16 again
+    assert (predictor.notices, predictor.facts["precision"]) == ((), "fp32")
+
+
+@pytest.mark.parametrize("inferer", INFERERS, ids=["windows", "whole"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nan_in_fp32_is_refused_and_never_becomes_background(tmp_path, inferer, precision):
+    predictor = Predictor(failing(tmp_path, inferer, everywhere=True), "cpu", precision=precision)
+    words = r"case: the network of bundle tiny gives NaN in \d of \d windows in fp32\. Look at the scan's values"
+    with pytest.raises(PipelineError, match=words) as caught:
+        predictor(scan_of((12, 13, 12)))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_nan_are_warned_of_by_the_inferer_itself(caplog):
+    inferer = StreamingInferer((12, 12, 12), output="labels")
+    inferer(torch.zeros(1, 1, 12, 12, 12), Failing(everywhere=True))
+    assert inferer.facts.not_numbers == 1
+    assert "the network gave NaN in 1 of 1 windows, which labels do not show" in caplog.text
+
+
 def test_a_wrong_engine_or_precision_is_refused_before_the_weights_are_read(tmp_path):
     bundle = make_bundle(tmp_path)
     bundle.weights.unlink()

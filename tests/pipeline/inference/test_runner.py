@@ -101,6 +101,34 @@ def test_one_window_can_go_before_the_others():
     assert window.data is not None
 
 
+class Losing(nn.Module):
+    """NaN where the window's first voxel is 1 or 3, infinities elsewhere, and a whole number."""
+
+    def forward(self, x):
+        first = x[:, 0, 0, 0]
+        spoilt = x.clone()
+        spoilt[:, 0, 2, 3] = torch.where((first == 1) | (first == 3), torch.nan, -torch.inf)
+        return {"sure": x + torch.inf, "spoilt": spoilt, "whole": x.long()}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_windows_of_no_numbers_are_counted(batch):
+    one, _ = runner(Losing(), batch)
+    list(one.run(windows(5, skipped={3})))
+    assert one.not_numbers() == 1
+    list(one.run(windows(5)))
+    assert one.not_numbers() == 3
+    one.once(windows(2)[1])
+    assert one.not_numbers() == 3
+    assert runner(Losing())[0].not_numbers() == 0
+
+
+def test_outputs_without_fractions_have_nothing_to_count():
+    one, _ = runner(lambda x: x.long())
+    list(one.run(windows(2)))
+    assert one.not_numbers() == 0
+
+
 def test_no_gradients_are_kept():
     layer = nn.Linear(4, 4)
     seen = []
