@@ -10,6 +10,8 @@ import numpy as np
 
 NOT_FINITE = "not-finite"
 """The code of the notice that a volume holds NaN or infinity."""
+NO_SPACING = "no-spacing"
+"""The code of the notice that nothing says how large the voxels are; 1 mm is taken."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Volume:
             z where missing slices were filled in.
         series_sha256: for DICOM the SHA-256 of the SeriesInstanceUID, 64 hex digits; else None.
         padding: what voxels outside the scanned field hold (PixelPaddingValue, rescaled); None where there is no such.
+        is_picture: a PNG or TIFF, which nothing places in a patient; its columns are x, its rows y, its pages z.
         notices: what the reader corrected or could not verify.
     """
 
@@ -60,6 +63,7 @@ class Volume:
     sources: tuple[SourceSlice, ...] = ()
     series_sha256: str | None = None
     padding: float | None = None
+    is_picture: bool = False
     notices: tuple[Notice, ...] = ()
 
     @property
@@ -83,6 +87,11 @@ class Volume:
         """Edge lengths of a voxel along the array axes, in mm."""
         x, y, z = (float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
         return x, y, z
+
+    @property
+    def knows_spacing(self) -> bool:
+        """Whether its source says how large a voxel is."""
+        return all(notice.code != NO_SPACING for notice in self.notices)
 
     @property
     def voxel_ml(self) -> float:

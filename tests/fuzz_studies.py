@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pydicom
+import tifffile
 from factories import make_affine, make_volume, write_ct_series, write_enhanced_mr, write_mr_series, write_nifti
+from PIL import Image
 from scanloom.pipeline.errors import StudyError
 from scanloom.pipeline.studies import AmbiguousSeriesError, select_series
 from scanloom.pipeline.studies.convert import ANY_SERIES
@@ -36,7 +38,7 @@ GOOD = ("load", "load with a warning", "select", "refuse")
 
 
 def write_seeds(folder: Path) -> list[Path]:
-    """Twenty small studies, a folder each."""
+    """Small studies of every kind, a folder each."""
     array, affine = make_volume()
     writers = {
         "mr": lambda to: write_mr_series(to),
@@ -57,6 +59,10 @@ def write_seeds(folder: Path) -> list[Path]:
         "nifti-float": lambda to: write_nifti(to / "x.nii", array.astype(np.float32), affine),
         "nrrd": lambda to: _with_itk(to / "x.nrrd", array),
         "mha": lambda to: _with_itk(to / "x.mha", array),
+        "png": lambda to: Image.fromarray(array[..., 0].astype(np.uint16)).save(to / "x.png"),
+        "tiff": lambda to: _pages(to / "x.tif", array),
+        "tiff-lzw": lambda to: _pages(to / "x.tif", array, compression="tiff_lzw"),
+        "tiff-ome": lambda to: tifffile.imwrite(to / "x.ome.tif", array.T.astype(np.uint8), compression="zlib"),
         "zip": _zipped,
         "tar": _tarred,
     }
@@ -78,6 +84,11 @@ def _rewritten(folder: Path, syntax: pydicom.uid.UID) -> None:
                 dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
         implicit, big = syntax == pydicom.uid.ImplicitVRLittleEndian, syntax == pydicom.uid.ExplicitVRBigEndian
         pydicom.dcmwrite(file, dataset, implicit_vr=implicit, little_endian=not big)
+
+
+def _pages(path: Path, array: np.ndarray, **options: str) -> None:
+    pages = [Image.fromarray(page.astype(np.uint8)) for page in array.T]
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
 
 
 def _with_itk(path: Path, array: np.ndarray) -> None:

@@ -37,6 +37,10 @@ def read_series(
         from .nifti import read_nifti
 
         return read_nifti(series)
+    if series.kind == "picture":
+        from .picture import read_picture
+
+        return read_picture(series, allocate, tick)
     from .raster import read_raster
 
     return read_raster(series)

@@ -19,6 +19,7 @@ from .archive import is_archive, unpack
 from .dicom_series import group_series
 from .label_maps import mark_label_maps
 from .nifti import describe_nifti, is_nifti
+from .picture import describe_picture, is_named_picture, is_picture
 from .raster import describe_raster, is_raster
 from .study import Series
 from .volume_file import GZIP, SUFFIXES, file_case, open_volume, read_errors, short_digest
@@ -38,7 +39,9 @@ class _Found:
         max_voxels: of one volume.
         scratch: where archives are unpacked to; made when the first one is met.
         tick: called once a file, to tell that the work goes on.
-        origins: of volume files out of archives, what tells those of one name apart.
+        pictures: PNG and TIFF files, and what they are called; read where the input holds nothing else, for screenshots
+            lie beside studies.
+        origins: of volume files and pictures out of archives, what tells those of one name apart.
         objects: DICOM objects that are no images.
         damaged: files that look like DICOM but can not be read, or have no permission.
         empty: files of no bytes.
@@ -49,6 +52,7 @@ class _Found:
     tick: Callable[[], None]
     headers: list[Header] = field(default_factory=list)
     volumes: list[Series] = field(default_factory=list)
+    pictures: list[tuple[Path, str]] = field(default_factory=list)
     origins: dict[Path, str] = field(default_factory=dict)
     objects: int = 0
     damaged: int = 0
@@ -68,9 +72,9 @@ def find_series(
     """Every series of an input, the readable and the refused, DICOM by number first.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, a DICOM file, a DICOMDIR (its folder is read), a zip or tar archive, or a
-            folder of any depth that holds such files; DICOM is known by its content, whatever its name, and anything
-            else is passed over.
+        path: a NIfTI, NRRD or MetaImage file, a DICOM file, a DICOMDIR (its folder is read), a PNG or TIFF picture, a
+            zip or tar archive, or a folder of any depth that holds such files; DICOM is known by its content, whatever
+            its name, and anything else is passed over, as are pictures where there is any of the others.
         max_voxels: a volume that claims more is refused.
         names_of_source: call DICOM cases after the folders of their files, which may name a patient.
         scratch: a folder for what archives hold, to be kept until the volumes have been read; one that vanishes when
@@ -89,6 +93,8 @@ def find_series(
     for file in _files(path, found):
         _sort_in(file, found)
     dicom = group_series(found.headers, _damage(found), max_voxels, names_of_source)
+    if not (dicom or found.volumes or found.objects or found.damaged):
+        found.volumes += _pictures(found)
     volumes = _with_own_names(sorted(found.volumes, key=lambda one: one.files), found.origins)
     series = [*dicom, *mark_label_maps(volumes)]
     if not series:
@@ -149,8 +155,17 @@ def _sort_in(file: Path, found: _Found, name: str | None = None) -> None:
             f"case {case}: the content is not what the file's name says, or is cut short. Copy it again.", "unreadable"
         )
         found.volumes.append(Series(case=case, kind="nifti", files=(file,), refused=reason))
-    elif not start and not name.startswith("."):
-        found.empty += 1
+    else:
+        found.empty += not start and not name.startswith(".")
+        if is_picture(start) or is_named_picture(name):
+            found.pictures.append((file, name))
+
+
+def _pictures(found: _Found) -> Iterator[Series]:
+    """The series of the pictures, each by its header."""
+    for file, name in found.pictures:
+        found.tick()
+        yield describe_picture(file, found.max_voxels, file_case(Path(name)))
 
 
 def _sort_in_archive(file: Path, found: _Found) -> None:
@@ -158,14 +173,15 @@ def _sort_in_archive(file: Path, found: _Found) -> None:
     found.archives += 1
     if found.scratch is None:
         found.scratch = _vanishing_folder()
-    before = len(found.volumes), len(found.headers)
+    before = len(found.volumes), len(found.headers), len(found.pictures)
     try:
         for member in unpack(file, found.scratch / f"archive{found.archives}"):
-            known = len(found.volumes)
+            known = len(found.volumes), len(found.pictures)
             _sort_in(member.file, found, member.name or member.origin)
-            found.origins |= {one.files[0]: member.origin for one in found.volumes[known:]}
+            found.origins |= {one.files[0]: member.origin for one in found.volumes[known[0] :]}
+            found.origins |= {file: member.origin for file, _ in found.pictures[known[1] :]}
     except StudyError as reason:
-        del found.volumes[before[0] :], found.headers[before[1] :]
+        del found.volumes[before[0] :], found.headers[before[1] :], found.pictures[before[2] :]
         digest = short_digest(os.fsencode(file.name))
         found.volumes.append(Series(case=f"archive-{digest}", kind="archive", files=(file,), refused=reason))
 
@@ -253,7 +269,7 @@ def _nothing(path: Path, found: _Found) -> StudyError:
             "no-image",
         )
     return StudyError(
-        f"{where} holds no scan: {found.files} files, none DICOM, NIfTI, NRRD, MetaImage, zip or tar "
-        f"({found.empty} empty). Pass the folder or file of the images.",
+        f"{where} holds no scan: {found.files} files, none DICOM, NIfTI, NRRD, MetaImage, PNG, TIFF, "
+        f"zip or tar ({found.empty} empty). Pass the folder or file of the images.",
         "no-image",
     )

@@ -27,7 +27,7 @@ class Series:
 
     Attributes:
         case: name for folders and logs.
-        kind: what reads it: "dicom", "nifti" or "raster" (NRRD, MetaImage).
+        kind: what reads it: "dicom", "nifti", "raster" (NRRD, MetaImage) or "picture" (PNG, TIFF).
         files: the source files, for DICOM in slice order where the geometry is known.
         planes: for DICOM that `refused` is None of, the image planes in slice order.
         z: of each plane the place along the third axis, in voxels; see `SourceSlice`.
