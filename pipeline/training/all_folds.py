@@ -17,6 +17,7 @@ from .processes import is_first_process
 from .run_folder import pool_metrics, prepare_run_folder, read_parent_run, write_parent_run
 from .tracking import tracked_run
 from .train import look_into, planned_workflow, train
+from .workflow import key_metric
 
 
 def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None = None) -> list[Bundle]:
@@ -34,14 +35,14 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read:
         if is_first_process():
             if read is not None:
                 look_into(bundle, workflow, options, report, read)
-            return _lead_all_folds(bundle, options, report)
+            return _lead_all_folds(bundle, options, key_metric(workflow), report)
         own = [
             replace(options, run_folder=options.run_folder / f"fold{fold}", fold=fold) for fold in range(options.folds)
         ]
         return [train(bundle, each, report) for each in own]
 
 
-def _lead_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> list[Bundle]:
+def _lead_all_folds(bundle: Bundle, options: TrainOptions, metric: str, report: Report) -> list[Bundle]:
     """All folds as the only process, or the first of several, sees them."""
     folder = options.run_folder
     if not options.resume and any(folder.glob("fold*/bundle")):
@@ -65,7 +66,7 @@ def _lead_all_folds(bundle: Bundle, options: TrainOptions, report: Report) -> li
             child = replace(options, run_folder=own, fold=fold, parent_run=parent.run_id, resume=begun)
             trained.append(train(bundle, child, report))
             interruption.check()
-        pooled = pool_metrics(folder, options.folds)
+        pooled = pool_metrics(folder, options.folds, metric)
         parent.log_metrics({name: mean for name, (mean, _) in pooled.items()}, step=0)
         parent.log_file(folder / "metrics.csv", "training")
         for name, (mean, spread) in pooled.items():

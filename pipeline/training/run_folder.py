@@ -108,9 +108,13 @@ def read_parent_run(folder: Path) -> str | None:
         return None
 
 
-def pool_metrics(folder: Path, folds: int) -> dict[str, tuple[float, float]]:
+def pool_metrics(folder: Path, folds: int, key_metric: str) -> dict[str, tuple[float, float]]:
     """Write metrics.csv over all folds: each fold's best validation, then their means and spreads.
 
+    Args:
+        folder: of the folds.
+        folds: their number.
+        key_metric: the row of metrics.csv that says which validation was the best.
     Returns:
         Of each metric the mean over the folds, and their standard deviation (of a sample; 0 for one fold).
     """
@@ -118,7 +122,7 @@ def pool_metrics(folder: Path, folds: int) -> dict[str, tuple[float, float]]:
     for fold in range(folds):
         with (folder / f"fold{fold}" / "metrics.csv").open(newline="", encoding="utf-8") as file:
             entries = [row for row in csv.DictReader(file) if row["metric"].startswith("val/")]
-        best = max((row for row in entries if row["metric"] == "val/mean_dice"), key=lambda row: float(row["value"]))
+        best = max((row for row in entries if row["metric"] == key_metric), key=lambda row: float(row["value"]))
         rows += [{"fold": fold, **row} for row in entries if row["epoch"] == best["epoch"]]
     pooled = {}
     for name in dict.fromkeys(str(row["metric"]) for row in rows):

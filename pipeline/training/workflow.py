@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PATHS = ("bundle_root", "dataset_dir", "output_dir")
 """Ids of a train config that hold paths of this machine: never tracked."""
-TRAINER, EVALUATOR = "train#trainer", "validate#evaluator"
+TRAINER, EVALUATOR, KEY_METRIC = "train#trainer", "validate#evaluator", "validate#key_metric"
 OPTIONS = {"dataset_dir": "-d", "output_dir": "-o", "bundle_root": "-b", "fold": "--fold", "folds": "--folds"} | {
     name: f"--{name}" for name in ("epochs", "seed", "device")
 }
@@ -87,6 +87,13 @@ def parsed(workflow: ConfigWorkflow, key: str, bundle: Bundle, overrides: Mappin
         if overrides:
             raise UsageError(f"{where}. Check the values of --set.") from error
         raise BundleError(f"{where}. Mend the config, or override it with --set.") from error
+
+
+def key_metric(workflow: ConfigWorkflow) -> str:
+    """What metrics.csv calls the metric of a validation that the best epoch is chosen by, such as "val/mean_dice"."""
+    metrics = workflow.parser.get(KEY_METRIC) or {}
+    name = next(iter(metrics), "mean_dice") if isinstance(metrics, Mapping) else "mean_dice"
+    return "val/" + str(name).removeprefix("val_")
 
 
 def run_workflow(workflow: ConfigWorkflow) -> None:
