@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from .bundle_shown import trust
+
 bundle_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -17,6 +19,9 @@ bundle_app = typer.Typer(
 @bundle_app.callback()
 def _bundle() -> None:
     """Holds the commands in a group, one of them alone too."""
+
+
+bundle_app.command()(trust)
 
 
 @bundle_app.command()

@@ -51,7 +51,7 @@ class Trusted:
 
 
 def read_record() -> list[Trusted]:
-    """What is recorded, the oldest first; a line that is none is passed over.
+    """What is recorded, the oldest first, each bundle as it was recorded last; a line that is none is passed over.
 
     A record that anyone may write to, or of another user, trusts nothing, with a warning.
     """
@@ -64,7 +64,8 @@ def read_record() -> list[Trusted]:
             lines = file.read().splitlines()
     except (OSError, ValueError):
         return []
-    return [entry for line in lines if (entry := _parse(line)) is not None]
+    entries = [entry for line in lines if (entry := _parse(line)) is not None]
+    return list({entry.digest: entry for entry in entries}.values())
 
 
 def append_record(entry: Trusted) -> None:
