@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ..bundle import Bundle
 from .configs import BundleConfig, entry, holds, written
 from .finding import Finding, shown
-from .made_up import MadeUpScan, make_up_scan
+from .made_up import MadeUpScan, make_up_scan, read_voxels
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
     from torch import nn
 
 FORMAT = "network_data_format"
+ALIKE = 0.5
+"""Correlation below which a scan that was prepared and led back is another; resampling leaves far more."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,23 @@ class _Run:
             state["pred"].float(), meta=image.meta, applied_operations=deepcopy(image.applied_operations)
         )
         size = tuple(before.inverse({"image": carrier})["image"].shape[1:])
+        remedy = "Use only spatial transforms that can be inverted."
         if not _same(size, self.scan.size):
             problem = f"it leads from {_by(self.scan.size)} voxels back to {_by(size)}"
-            yield self._finding(self.chain.before, problem, "Use only spatial transforms that can be inverted.")
+            yield self._finding(self.chain.before, problem, remedy)
+        elif (likeness := self._likeness(before, image)) < ALIKE:
+            problem = f"it does not lead back to where things were: the scan correlates to {likeness:.2f} with itself"
+            yield self._finding(self.chain.before, problem, remedy)
+
+    def _likeness(self, before: Any, image: Any) -> float:
+        """Correlation of the scan with itself prepared and inverted, whatever its intensities became."""
+        import numpy as np
+
+        carrier = image.clone()
+        carrier.applied_operations = deepcopy(image.applied_operations)
+        back = np.asarray(before.inverse({"image": carrier})["image"][0]).ravel()
+        scan = read_voxels(self.scan.images[0]).ravel()
+        return abs(float(np.corrcoef(scan, back)[0, 1])) if back.std() > 0 else 0.0
 
     def _result(self, state: Any) -> Iterator[Finding]:
         """What comes out is labels on the scan's own grid, where the chain is that of the inference."""

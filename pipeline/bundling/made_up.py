@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import zoom
 
 from ..bundle import SeriesRule
 
@@ -14,6 +15,8 @@ SHAPE = (44, 40, 28)
 PICTURE = (448, 416)
 """Pixels; more than crops of slices are wont to have."""
 SPACING_MM = (1.0, 1.0, 1.5)
+HILL = 6
+"""Voxels."""
 RANGES = {"CT": (-1000, 1000), "PT": (0, 20)}
 """Least and largest value of a modality; others are 0 to 1000."""
 
@@ -34,7 +37,7 @@ class MadeUpScan:
 
 
 def make_up_scan(folder: Path, rule: SeriesRule, *, channels: int, labels: int, planes: bool) -> MadeUpScan:
-    """Write noise with a bright box for each label.
+    """Write hills and a little noise, with a bright box for each label: no part of it is like another.
 
     Args:
         folder: where the files go.
@@ -52,10 +55,22 @@ def make_up_scan(folder: Path, rule: SeriesRule, *, channels: int, labels: int, 
     least, largest = (0, 255) if planes else RANGES.get(rule.modality or "", (0, 1000))
     images = []
     for channel in range(channels):
-        noise = rng.normal(0, 0.05, size) + 0.2 + 0.6 * label / labels
+        hills = zoom(rng.random([length // HILL + 2 for length in size]), HILL, order=1)[tuple(map(slice, size))]
+        noise = rng.normal(0, 0.02, size) + 0.2 + 0.4 * hills + 0.3 * label / labels
         image = np.clip(least + (largest - least) * noise, least, largest).astype(np.uint8 if planes else np.int16)
         images.append(_write(folder / f"image{channel}", image, rule, planes=planes))
     return MadeUpScan(tuple(images), _write(folder / "label", label, rule, planes=planes), size)
+
+
+def read_voxels(path: Path) -> np.ndarray:
+    """The array of such a file, its axes as they were given."""
+    if path.suffix == ".png":
+        from PIL import Image
+
+        return np.asarray(Image.open(path)).T.astype(float)
+    import nibabel
+
+    return np.asanyarray(nibabel.load(path).dataobj, dtype=float)
 
 
 def _write(stem: Path, array: np.ndarray, rule: SeriesRule, *, planes: bool) -> Path:

@@ -48,7 +48,7 @@ def _findings(error: ValidationError) -> Iterator[Finding]:
         properties = error.schema.get("properties", {})
         for name in error.validator_value:
             if name not in error.instance:
-                wanted = _description(properties.get(name, {}))
+                wanted = _description(properties.get(name) or error.schema.get("additionalProperties"))
                 yield Finding(METADATA, _joined(path, name), MISSING, "it is required", f"Add {wanted}.")
         return
     value = shown(error.instance)
@@ -70,10 +70,9 @@ def _described(error: ValidationError) -> Mapping[str, Any]:
     part: Any = metadata_schema()
     found: Mapping[str, Any] = {}
     for step in error.absolute_schema_path:
-        if isinstance(part, Mapping) and "$ref" in part and step == "$ref":
-            part = metadata_schema()["$defs"][part["$ref"].rpartition("/")[2]]
-        else:
-            part = part[step]
+        if isinstance(part, Mapping) and step not in part and "$ref" in part:  # which a path does not name
+            part = _referred(part)
+        part = part[step]
         if isinstance(part, Mapping) and isinstance(part.get("description"), str):
             found = part
     return found
@@ -85,8 +84,12 @@ def _description(part: Any) -> str:
         if isinstance(part.get("description"), str):
             return str(part["description"])
         if "$ref" in part:
-            return _description(metadata_schema()["$defs"][part["$ref"].rpartition("/")[2]])
+            return _description(_referred(part))
     return "it"
+
+
+def _referred(part: Mapping[str, Any]) -> Any:
+    return metadata_schema()["$defs"][part["$ref"].rpartition("/")[2]]
 
 
 def _joined(path: str, name: str) -> str:
