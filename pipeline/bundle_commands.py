@@ -12,7 +12,7 @@ from .bundle_shown import trust
 bundle_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make bundles: of a dataset, of other bundles.",
+    help="Make bundles of a dataset or of other bundles, and check them.",
 )
 
 
@@ -83,3 +83,29 @@ def ensemble(
     record_trust(made)
     megabytes = made.weights.stat().st_size / 1e6
     typer.echo(f"{made.folder}: {made.metadata['training']['folds']} networks, weights of {megabytes:.1f} MB")
+
+
+@bundle_app.command()
+def check(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name, folder or .zip, or models:/NAME@ALIAS.")],
+    trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours, too; its config is code.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check a bundle, offline: one line for each fault. Exit status 1 where there are any."""
+    import json
+
+    from .bundle import find_bundle
+    from .bundling.check import check_bundle
+    from .errors import BundleError
+    from .progress import ProgressBar
+    from .trust import require_trust
+
+    found, untrusted = find_bundle(bundle), None
+    try:
+        found = require_trust(found, given=trust_bundle)
+    except BundleError as error:
+        untrusted = str(error)
+    with ProgressBar("bundle check") as report:
+        checked = check_bundle(found, untrusted=untrusted, report=report)
+    typer.echo(json.dumps(checked.to_json(), indent=2) if as_json else "\n".join(checked.lines()))
+    raise typer.Exit(1 if checked.faults else 0)
