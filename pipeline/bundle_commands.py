@@ -109,3 +109,20 @@ def check(
         checked = check_bundle(found, untrusted=untrusted, report=report)
     typer.echo(json.dumps(checked.to_json(), indent=2) if as_json else "\n".join(checked.lines()))
     raise typer.Exit(1 if checked.faults else 0)
+
+
+@bundle_app.command()
+def shrink(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name, folder or .zip, or models:/NAME@ALIAS.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the smaller bundle.")],
+    trust_bundle: Annotated[bool, typer.Option(help="Take a bundle that is not ours; its config is code.")] = False,
+) -> None:
+    """Copy a bundle with its weights in half precision, half the size."""
+    from .bundle import find_bundle
+    from .bundling.shrink import shrink_bundle
+    from .trust import record_trust, require_trust
+
+    shrunk = shrink_bundle(require_trust(find_bundle(bundle), given=trust_bundle), output)
+    record_trust(shrunk.bundle)
+    before, after = shrunk.bytes_before / 1e6, shrunk.bytes_after / 1e6
+    typer.echo(f"{output}: weights of {after:.1f} MB, {before:.1f} before; largest change {shrunk.largest_change:.1e}")
