@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .scriptable import plain_batch_norm
+
 
 class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
     """A batch norm in all but training: parameters, running statistics, their names, evaluation.
@@ -110,6 +112,14 @@ class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
 class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
     """Batch renormalisation of (B, C, H, W); the arguments are those of `_BatchRenorm`."""
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in its place."""
+        return plain_batch_norm(self, nn.BatchNorm2d)
+
 
 class BatchRenorm3d(_BatchRenorm, nn.BatchNorm3d):
     """Batch renormalisation of (B, C, D, H, W); the arguments are those of `_BatchRenorm`."""
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in its place."""
+        return plain_batch_norm(self, nn.BatchNorm3d)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from .blocks import check_choice
+from .scriptable import ScriptableEnsemble
 
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
 
@@ -85,6 +86,10 @@ class Ensemble(nn.Module):
         super().train(mode)
         self.members.eval()
         return self
+
+    def __prepare_scriptable__(self) -> ScriptableEnsemble:
+        """What `torch.jit.script` compiles in its place."""
+        return ScriptableEnsemble(self)
 
     def _logarithms(self, logits: Tensor) -> list[Tensor]:
         """Of the probabilities; with sigmoid, of these and of what is left to 1."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .blocks import BATCH_NORM, CONVOLUTION, MAX_POOL, check_choice
+from .scriptable import ScriptableZeroPaddedShortcut
 
 STEM_FEATURES = 64
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -171,6 +172,10 @@ class ZeroPaddedShortcut(nn.Module):
         axes = x.dim() - 2
         x = x[(slice(None), slice(None), *[slice(None, None, self.stride)] * axes)]
         return functional.pad(x, [0, 0] * axes + [0, self.new_channels])
+
+    def __prepare_scriptable__(self) -> ScriptableZeroPaddedShortcut:
+        """What `torch.jit.script` compiles in its place."""
+        return ScriptableZeroPaddedShortcut(self.new_channels, self.stride)
 
 
 def _layer(plan: ResNetPlan, number: int, spatial_dims: int, shortcut: str) -> nn.Sequential:

@@ -22,6 +22,7 @@ from .blocks import (
 )
 from .pretrained import imagenet_file, load_encoder, read_state_dict
 from .resnet_encoder import STAGES, ResNetEncoder, ResNetPlan
+from .scriptable import ScriptableResNetUNet
 
 STRIDE = 2  # of each of the encoder's five reductions
 DIVISOR = STRIDE ** len(STAGES)
@@ -130,6 +131,10 @@ class ResNetUNet(nn.Module):
         for upsample, decode in zip(self.upsample, self.decoder, strict=True):
             x = decode(torch.cat([skips.pop(), upsample(x)], dim=1))
         return crop_to(self.head(x), image.shape[2:])
+
+    def __prepare_scriptable__(self) -> ScriptableResNetUNet:
+        """What `torch.jit.script` compiles in its place."""
+        return ScriptableResNetUNet(self)
 
     def train(self, mode: bool = True) -> ResNetUNet:
         """As `Module.train`, except that the frozen stages stay in evaluation mode."""

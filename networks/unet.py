@@ -22,6 +22,7 @@ from .blocks import (
     make_upsample,
     pad_to_multiple,
 )
+from .scriptable import ScriptableUNet
 
 CONVOLUTIONS_A_STAGE = 2
 
@@ -166,6 +167,10 @@ class UNet(nn.Module):
                     'padding="same".'
                 )
         return tuple(output for output in outputs if output is not None)
+
+    def __prepare_scriptable__(self) -> ScriptableUNet:
+        """What `torch.jit.script` compiles in its place."""
+        return ScriptableUNet(self, self._strides)
 
     def _logits(self, x: Tensor) -> list[Tensor]:
         """Logits of every head, finest first; only the finest in evaluation."""
