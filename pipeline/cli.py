@@ -85,7 +85,8 @@ def predict(
     device: DevicesOption = "auto",
     precision: PrecisionOption = "auto",
     engine: Annotated[
-        Literal["torch", "openvino"], typer.Option(help="What runs the network; openvino on processors only.")
+        Literal["torch", "openvino", "onnxruntime"],
+        typer.Option(help="What runs the network; openvino on processors only, onnxruntime in fp32 only."),
     ] = "torch",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,

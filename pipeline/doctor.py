@@ -11,7 +11,8 @@ from .outputs import package_versions
 
 OPTIONAL = {
     "nilearn": "scanloom demo and the viewer of the pages; pip install 'scanloom[demo]'",
-    "onnxruntime": "tests of ONNX export; pip install 'scanloom[test]'",
+    "openvino": "predict --engine openvino; pip install 'scanloom[openvino]'",
+    "onnxruntime": "predict --engine onnxruntime and bundle export --to onnx; pip install 'scanloom[onnx]'",
 }
 
 

@@ -47,7 +47,7 @@ class PredictOptions:
         formats: of `outputs.FORMATS`; empty for NIfTI, and DICOM SEG where the input is DICOM.
         device: "auto", "cpu", "cuda", …; several of one kind with commas between.
         precision: "auto", "fp32", "bf16" or "fp16".
-        engine: "torch" or "openvino".
+        engine: "torch", "openvino" or "onnxruntime".
         compile: run the network through `torch.compile`.
         trust_bundle: run a bundle that is a stranger's.
         names_of_source: call DICOM cases after the folders of their files, which may name a patient.

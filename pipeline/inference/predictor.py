@@ -47,7 +47,7 @@ class Predictor:
         device: "auto", "cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one; several of one kind, with
             commas between, share the windows of a scan.
         precision: "auto", "fp32", "bf16" or "fp16".
-        engine: "torch" or "openvino".
+        engine: "torch", "openvino" or "onnxruntime"; the last computes in fp32.
         compile: run the network through `torch.compile`.
         confidence: keep a map of how sure the network is; a byte a voxel.
 
@@ -76,8 +76,10 @@ class Predictor:
         self.bundle = bundle
         self.devices = find_devices(device)
         self.device = self.devices[0]
-        self.precision = choose_precision(precision, self.device, bundle.bf16_dice_cost)
-        check_engine(engine, self.device, compile)
+        unasked = "fp32" if engine == "onnxruntime" else "auto"
+        wanted = unasked if precision == "auto" else precision
+        self.precision = choose_precision(wanted, self.device, bundle.bf16_dice_cost)
+        check_engine(engine, self.devices, compile, self.precision)
         self.engine, self.compile = engine, compile
         self.preprocessing, self.inferer, network = _built(bundle, self.device)
         self.network = with_weights(network, bundle).eval()

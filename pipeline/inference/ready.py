@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..errors import UsageError
+from .engine import Engine
 from .folding import fold_batch_norm
 from .onednn import prefer_onednn
+from .onnx_engine import OnnxRuntimeEngine
 from .openvino_engine import OpenVinoEngine
 from .precision import choose_precision
 
-ENGINES = ("torch", "openvino")
+ENGINES = ("torch", "openvino", "onnxruntime")
+DEVICES = {"openvino": ("cpu",), "onnxruntime": ("cpu", "cuda")}
+"""What the engines other than torch run on."""
 DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of a batch of windows
 
@@ -43,7 +47,7 @@ class ReadyNetwork(nn.Module):
         precision: str = "fp32",
         weights_dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
-        engine: OpenVinoEngine | None = None,
+        engine: Engine | None = None,
         description: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -97,13 +101,13 @@ def make_ready(
         device: what it runs on.
         precision: "fp32", "bf16" or "fp16", as `choose_precision` gives it.
         compile: by `torch.compile`, anew for each shape of windows.
-        engine: "torch" or, on a processor, "openvino".
+        engine: "torch"; "openvino", on a processor; or "onnxruntime", in fp32.
         example_shape: (B, C, *spatial) of the windows.
     Raises:
-        UsageError: the arguments do not fit together, or OpenVINO is not installed.
+        UsageError: the arguments do not fit together, or the engine is not installed.
     """
     precision = choose_precision(precision, device, None)
-    check_engine(engine, device, compile)
+    check_engine(engine, [device], compile, precision)
     folded, count = fold_batch_norm(network.to(device), _example(network, example_shape, device))
     folded.requires_grad_(False)
     description = {
@@ -113,8 +117,11 @@ def make_ready(
         "memory_format": "contiguous",
         "compiled": compile,
     }
-    if engine == "openvino":
-        return ReadyNetwork(folded, engine=OpenVinoEngine(folded, precision), description=description).eval()
+    if engine != "torch":
+        other: Engine = (
+            OpenVinoEngine(folded, precision) if engine == "openvino" else OnnxRuntimeEngine(folded, device, precision)
+        )
+        return ReadyNetwork(folded, engine=other, description=description | other.facts).eval()
     memory_format = _memory_format(folded, len(example_shape), device, precision)
     dtype = DTYPE.get(precision, torch.float32) if device.type == "cpu" else torch.float32
     if device.type == "cpu" and not compile:
@@ -127,20 +134,25 @@ def make_ready(
     return ready.eval()
 
 
-def check_engine(engine: str, device: torch.device, compile: bool) -> None:
-    """Return where the engine runs on the device.
+def check_engine(engine: str, devices: Sequence[torch.device], compile: bool, precision: str = "fp32") -> None:
+    """Return where the engine runs on the devices.
 
     Raises:
-        UsageError: there is no such engine, or it does not run there or compiled.
+        UsageError: there is no such engine, or it does not run there, compiled, or in that precision.
     """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: there is no such engine. Use one of {', '.join(ENGINES)}.")
-    if engine == "openvino" and device.type != "cpu":
-        raise UsageError(
-            f"--engine openvino: it runs on the processor, not on {device}. Use --device cpu, or --engine torch."
-        )
-    if engine == "openvino" and compile:
-        raise UsageError("--engine openvino: it compiles by itself. Leave --compile out, or use --engine torch.")
+    if engine == "torch":
+        return
+    runs_on = DEVICES[engine]
+    if devices[0].type not in runs_on:
+        raise UsageError(f"--engine {engine}: it does not run on {devices[0]}. Use --device cpu, or --engine torch.")
+    if len(devices) > 1:
+        raise UsageError(f"--engine {engine}: it runs on one device. Name one with --device, or use --engine torch.")
+    if compile:
+        raise UsageError(f"--engine {engine}: it compiles by itself. Leave --compile out, or use --engine torch.")
+    if engine == "onnxruntime" and precision != "fp32":
+        raise UsageError(f"--precision {precision}: the engine onnxruntime has fp32 only. Use that, or auto.")
 
 
 def _example(network: nn.Module, shape: Sequence[int], device: torch.device) -> Tensor:

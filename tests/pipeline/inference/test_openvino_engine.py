@@ -9,7 +9,8 @@ import torch
 from scanloom.networks import UNet
 from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.inference import openvino_engine
-from scanloom.pipeline.inference.openvino_engine import SHAPES_KEPT, OpenVinoEngine
+from scanloom.pipeline.inference.engine import SHAPES_KEPT
+from scanloom.pipeline.inference.openvino_engine import OpenVinoEngine
 from torch import nn
 
 

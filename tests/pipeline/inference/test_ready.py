@@ -2,12 +2,13 @@
 
 import copy
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 from scanloom.networks import ResNetUNet, UNet
 from scanloom.pipeline.errors import UsageError
-from scanloom.pipeline.inference.ready import ReadyNetwork, make_ready
+from scanloom.pipeline.inference.ready import ReadyNetwork, check_engine, make_ready
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -133,22 +134,33 @@ def test_a_compiled_network_computes_the_same():
         torch.testing.assert_close(ready(windows), network(windows), rtol=0, atol=1e-4)
 
 
-def test_openvino_runs_the_folded_network():
-    pytest.importorskip("openvino", reason='the engine needs pip install "scanloom[openvino]"')
+@pytest.mark.parametrize(
+    ("engine", "facts"),
+    [("openvino", {}), ("onnxruntime", {"engine_provider": "CPUExecutionProvider"})],
+)
+def test_another_engine_runs_the_folded_network(engine, facts):
+    pytest.importorskip(engine, reason="the engine is not installed")
     network = tiny()
-    ready = make_ready(network, CPU, "fp32", engine="openvino", example_shape=SHAPE)
+    ready = make_ready(network, CPU, "fp32", engine=engine, example_shape=SHAPE)
     windows = torch.randn(SHAPE)
     with torch.inference_mode():
         expected, actual = network(windows), ready(windows)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     assert ready.description == {
         "precision": "fp32",
-        "engine": "openvino",
+        "engine": engine,
+        "engine_version": version(engine),
         "folded_norms": 6,
         "memory_format": "contiguous",
         "compiled": False,
+        **facts,
     }
     assert ready.size_divisor == (2, 2, 2)
+
+
+def test_another_engine_runs_on_one_device():
+    with pytest.raises(UsageError, match=r"--engine onnxruntime: it runs on one device\. Name one with --device"):
+        check_engine("onnxruntime", [torch.device("cuda:0"), torch.device("cuda:1")], False)
 
 
 def test_a_missing_openvino_is_named(monkeypatch):
@@ -160,8 +172,11 @@ def test_a_missing_openvino_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "tensorrt"}, "--engine tensorrt: there is no such engine. Use one of torch, openvino"),
-        ({"engine": "openvino", "device": torch.device("cuda")}, "it runs on the processor, not on cuda"),
+        ({"engine": "tensorrt"}, "--engine tensorrt: there is no such engine. Use one of torch, openvino, onnxruntime"),
+        ({"engine": "openvino", "device": torch.device("cuda")}, "engine openvino: it does not run on cuda. Use --dev"),
+        ({"engine": "onnxruntime", "device": torch.device("mps")}, "engine onnxruntime: it does not run on mps"),
+        ({"engine": "onnxruntime", "compile": True}, "onnxruntime: it compiles by itself"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "the engine onnxruntime has fp32 only. Use that, or auto"),
         ({"engine": "openvino", "compile": True}, "it compiles by itself. Leave --compile out"),
         ({"precision": "fp16"}, "a processor does not compute in fp16"),
     ],
