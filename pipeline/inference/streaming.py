@@ -23,14 +23,15 @@ from .estimate import Estimate, Pace
 from .facts import InferenceFacts
 from .layout import lean_layout
 from .memory import forward_needs
-from .mirroring import Mirrored, check_axes
+from .mirroring import Mirrored, check_axes, check_transposed
+from .planewise import is_planewise, planewise, with_one_plane
 from .reduction import Dropped, Labels, Output, Reduce, Reduction, ReductionOf, make_reduction
 from .regrid import GridMap, Regridded
 from .results import Results
 from .runner import CONDITION, Network, WindowRunner, restored
 from .scan import Background, Scan, TensorScan
-from .tiling import SeamlessPass, plan_tiles
-from .windows import window_grid
+from .tiling import SeamlessPass, check_border, plan_tiles
+from .windows import WindowGrid, window_grid
 
 log = logging.getLogger("scanloom.inference")
 
@@ -50,7 +51,8 @@ class StreamingInferer(Inferer):
     written out. The arguments up to `with_coord` are those of MONAI's, and mean the same where nothing else is said.
 
     Args:
-        roi_size: voxels of a window, one number or one an axis; what is not positive takes the image's size.
+        roi_size: voxels of a window, one number or one an axis; what is not positive takes the image's size. Two
+            numbers for an image of three axes are planes of its last one, each of which a 2D network sees by itself.
         sw_batch_size: windows in one pass through the network; halved when memory runs out.
         overlap: share of a window that the next one covers again, one number or one an axis.
         mode: "constant" or "gaussian" blend overlapping windows; "seamless" computes each voxel once, with all its
@@ -70,6 +72,10 @@ class StreamingInferer(Inferer):
             (B, 1, *spatial) of uint8 (uint16 above 256 channels), the largest logit or for one channel that above 0;
             or a function of one's own, logits (K, *box) -> (K', *box), called for boxes of any size.
         mirror_axes: spatial axes along which windows are mirrored as well, the probabilities averaged.
+        transpose_axes: two spatial axes that are also exchanged, which doubles the passes; with `mirror_axes` of the
+            same two these are the eight symmetries of a square.
+        border: what a network with padding sees beyond the image in mode "seamless": "zeros"; "mirror", the mirrored
+            image as far as it sees, as networks without padding always do; or so many voxels of it, then zeros.
         background_value: windows whose every voxel is exactly this are filled with background, not computed.
         background_below: windows whose every voxel is below this likewise.
 
@@ -100,6 +106,8 @@ class StreamingInferer(Inferer):
         *,
         output: str | Reduce = "logits",
         mirror_axes: Sequence[int] = (),
+        transpose_axes: Sequence[int] = (),
+        border: str | int = "zeros",
         background_value: float | None = None,
         background_below: float | None = None,
     ) -> None:
@@ -124,6 +132,8 @@ class StreamingInferer(Inferer):
         self.with_coord = with_coord
         self.output = output
         self.mirror_axes = check_axes(mirror_axes)
+        self.transpose_axes = check_transposed(transpose_axes)
+        self.border = check_border(border, self.mode)
         self.background = Background(background_value, background_below)
         self.facts = InferenceFacts()
 
@@ -155,6 +165,7 @@ class StreamingInferer(Inferer):
             large = self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh
             device = "cpu" if large else inputs.device
         devices = as_devices(inputs.device if self.sw_device is None else self.sw_device)
+        network = planewise(network, self.roi_size, inputs.dim() - 2)
         results = Results(self.output, inputs, torch.device(device))
         axis = _stream_axis(steps, dim, inputs.dim() - 2)
         self.facts = InferenceFacts()
@@ -210,6 +221,7 @@ class StreamingInferer(Inferer):
                 reduction = ConfidentLabels(reduction, confidence)
             return reduction if grid_map is None else Regridded(grid_map, size, order, channels, reduction)
 
+        network = planewise(network, self.roi_size, len(scan.size))
         one = self._pass(scan, network, reduction_of, devices)
         self.facts = InferenceFacts()
         self._run(one, network, devices, Pace(report, one.windows), (), {})
@@ -228,15 +240,25 @@ class StreamingInferer(Inferer):
             regridded: the result is interpolated onto another grid.
         """
         devices = as_devices(device)
-        one = self._pass(scan, network, lambda *_: Dropped(), devices)
+        adapted = planewise(network, self.roi_size, len(scan.size))
+        one = self._pass(scan, adapted, lambda *_: Dropped(), devices)
         shape = (self.sw_batch_size, scan.channels, *one.window_size)
-        needs = forward_needs(network, shape)
+        needs = forward_needs(adapted, shape)  # type: ignore[arg-type]
         held = 0 if needs is None else sum(one.held_bytes(channels, regridded) for channels in needs.channels)
         return Estimate.of(one.windows, needs, held, host_bytes, devices[0])
 
     def window_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Voxels of the windows of an image of that size, an axis."""
-        return window_grid(size, self.roi_size, self.overlap).roi
+        """Voxels of the windows that the network sees of an image of that size, an axis; two where they are planes."""
+        window = self._grid(size).roi
+        return window[:-1] if is_planewise(self.roi_size, len(size)) else window
+
+    def _grid(self, size: Sequence[int]) -> WindowGrid:
+        """The windows of an image of that size."""
+        roi, overlap = (
+            with_one_plane(each, self.roi_size, len(size), value)
+            for each, value in ((self.roi_size, 1), (self.overlap, 0.0))
+        )
+        return window_grid(size, roi, overlap)
 
     def _pass(
         self,
@@ -249,11 +271,13 @@ class StreamingInferer(Inferer):
         image: int = 0,
     ) -> BlendedPass | SeamlessPass:
         """The visit of one image's windows, not begun."""
-        if max(self.mirror_axes, default=0) >= len(scan.size):
-            raise ValueError(f"mirror_axes is {self.mirror_axes} but the image has {len(scan.size)} spatial axes.")
-        grid = window_grid(scan.size, self.roi_size, self.overlap)
+        axes = len(self.window_size(scan.size))
+        for name, named in (("mirror_axes", self.mirror_axes), ("transpose_axes", self.transpose_axes)):
+            if max(named, default=0) >= axes:
+                raise ValueError(f"{name} is {named} but the windows have {axes} spatial axes.")
+        grid = self._grid(scan.size)
 
-        plan = plan_tiles(network, scan.size, grid.roi) if self.mode == "seamless" else None
+        plan = plan_tiles(network, scan.size, grid.roi, self.border) if self.mode == "seamless" else None
         window = grid.roi if plan is None else plan.tile
 
         def coordinates(start: Sequence[int]) -> list[slice]:
@@ -264,7 +288,8 @@ class StreamingInferer(Inferer):
         more["background"] = self.background
         if plan is not None:
             return SeamlessPass(scan, plan, reduction_of, **more)
-        weights = compute_importance_map(grid.roi, mode=self.mode, sigma_scale=self.sigma_scale, device=devices[0])
+        sigma = with_one_plane(self.sigma_scale, self.roi_size, len(scan.size), 1.0)
+        weights = compute_importance_map(grid.roi, mode=self.mode, sigma_scale=sigma, device=devices[0])
         layout = lean_layout(grid, stream_axis)
         return BlendedPass(scan, grid, layout, weights, reduction_of, padding=self.padding, **more)
 
@@ -284,7 +309,9 @@ class StreamingInferer(Inferer):
             self.facts.notices.append(notice)
 
         runner = WindowRunner(
-            Mirrored(network, self.mirror_axes) if self.mirror_axes else network,
+            Mirrored(network, self.mirror_axes, self.transpose_axes)
+            if self.mirror_axes or self.transpose_axes
+            else network,
             devices, self.sw_batch_size, one.relieve, say, args, kwargs,
         )  # fmt: skip
         begin = perf_counter()

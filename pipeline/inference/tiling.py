@@ -52,11 +52,13 @@ class TilePlan:
         axes: an axis, its stretches.
         margin: voxels that the network's output is smaller than its input on each side, an axis; 0 with padding.
         mirrored: beyond the image is its mirror image; else there are zeros.
+        border: voxels of mirror image on each side that count as image, an axis; places are in the image with these.
     """
 
     axes: tuple[tuple[Stretch, ...], ...]
     margin: tuple[int, ...]
     mirrored: bool
+    border: tuple[int, ...]
 
     @property
     def windows(self) -> int:
@@ -73,13 +75,14 @@ class TilePlan:
         return product(*self.axes)
 
 
-def plan_tiles(network: Any, size: Sequence[int], roi_size: Sequence[int]) -> TilePlan:
+def plan_tiles(network: Any, size: Sequence[int], roi_size: Sequence[int], border: str | int = "zeros") -> TilePlan:
     """The tiles of an image.
 
     Args:
         network: its attributes `padding`, `size_divisor`, `receptive_field_voxels` and `output_size` are read.
         size: of the image, an axis.
         roi_size: most voxels that the network may see at once, an axis.
+        border: "zeros" or "mirror" beyond the image, or voxels of its mirror image, for networks with padding.
     Raises:
         ValueError: the network can not be tiled without seams, or the tiles are too small for it.
     """
@@ -92,10 +95,27 @@ def plan_tiles(network: Any, size: Sequence[int], roi_size: Sequence[int]) -> Ti
         axes = tuple(
             tuple(_valid(*each)) for each in zip(size, roi_size, outputs, margin, spares, divisor, strict=True)
         )
-        return TilePlan(axes, margin, mirrored=True)
+        return TilePlan(axes, margin, mirrored=True, border=(0,) * len(divisor))
     halos = [-(-(field // 2) // d) * d for field, d in zip(network.receptive_field_voxels, divisor, strict=True)]
-    axes = tuple(tuple(_same(*each)) for each in zip(size, roi_size, halos, divisor, strict=True))
-    return TilePlan(axes, (0,) * len(divisor), mirrored=False)
+    widths = [_border(border, halo, d) for halo, d in zip(halos, divisor, strict=True)]
+    axes = tuple(
+        tuple(_within(_same(n + 2 * width, roi, halo, d), width, n))
+        for n, roi, halo, d, width in zip(size, roi_size, halos, divisor, widths, strict=True)
+    )
+    return TilePlan(axes, (0,) * len(divisor), mirrored=False, border=tuple(widths))
+
+
+def check_border(border: str | int, mode: str) -> str | int:
+    """The border itself, where windows of that mode can have it.
+
+    Raises:
+        ValueError: it is none, or the mode has none.
+    """
+    if border != "mirror" and border != "zeros" and (not isinstance(border, int) or border < 0):
+        raise ValueError(f'border is {border!r}; it must be "zeros", "mirror" or a number of voxels.')
+    if border not in ("zeros", 0) and mode != "seamless":
+        raise ValueError(f'border is {border!r}, which windows of mode "{mode}" do not have; use mode "seamless".')
+    return border
 
 
 def check_seamless(network: Any) -> None:
@@ -162,7 +182,7 @@ class SeamlessPass:
             channels: of the output.
             regridded: it is interpolated onto another grid, for which the edges of finished tiles are held, too.
         """
-        inner = [axis[0].stop for axis in self.plan.axes]
+        inner = [axis[0].stop - width for axis, width in zip(self.plan.axes, self.plan.border, strict=True)]
         edges = sum(prod(n + 1 for n in inner[:axis]) * prod(self.scan.size[axis + 1 :]) for axis in range(len(inner)))
         return channels * (2 * prod(self.plan.tile) + (edges if regridded else 0)) * FLOAT_BYTES
 
@@ -218,7 +238,9 @@ class SeamlessPass:
             slice(each.start - each.low - margin, each.stop - each.low - margin)
             for each, margin in zip(tile, self.plan.margin, strict=True)
         )
-        where = tuple(slice(each.start, each.stop) for each in tile)
+        where = tuple(
+            slice(each.start - width, each.stop - width) for each, width in zip(tile, self.plan.border, strict=True)
+        )
         reduction.begin(where)
         reduction.put(where, 0, output[(slice(None), *inner)].float())
         reduction.finish(where)
@@ -228,8 +250,11 @@ def read_tile(scan: Scan, tile: Sequence[Stretch], plan: TilePlan) -> Tensor:
     """(C, *tile): what the network sees, mirrored beyond the image for a network without padding, else zeros there."""
     if plan.mirrored:
         return read_mirrored(scan, [each.low for each in tile], [each.high for each in tile])
-    part = scan.read(tuple(slice(each.low, min(each.high, n)) for each, n in zip(tile, scan.size, strict=True)))
-    missing = [max(each.high - n, 0) for each, n in zip(tile, scan.size, strict=True)]
+    ends = [n + 2 * width for n, width in zip(scan.size, plan.border, strict=True)]
+    low = [each.low - width for each, width in zip(tile, plan.border, strict=True)]
+    high = [min(each.high, end) - width for each, end, width in zip(tile, ends, plan.border, strict=True)]
+    part = read_mirrored(scan, low, high)
+    missing = [max(each.high - end, 0) for each, end in zip(tile, ends, strict=True)]
     if not any(missing):
         return part
     return nn.functional.pad(part, [amount for end in reversed(missing) for amount in (0, end)])
@@ -272,6 +297,20 @@ def _same(size: int, roi: int, halo: int, divisor: int) -> Iterator[Stretch]:
             break
         fewest = tiles
     return iter(fewest)
+
+
+def _border(border: str | int, halo: int, divisor: int) -> int:
+    """Voxels of mirror image on each side: whole cells, so that poolings fall on the same voxels, within the halo."""
+    wanted = {"zeros": 0, "mirror": halo}[border] if isinstance(border, str) else border
+    return min(-(-wanted // divisor) * divisor, halo)
+
+
+def _within(tiles: Iterator[Stretch], border: int, size: int) -> Iterator[Stretch]:
+    """The tiles that have a part of the image itself, and only that part taken."""
+    for tile in tiles:
+        start, stop = max(tile.start, border), min(tile.stop, border + size)
+        if start < stop:
+            yield Stretch(tile.low, tile.high, start, stop)
 
 
 def _stretches(size: int, whole: int, longest: int, halo: int) -> list[Stretch]:

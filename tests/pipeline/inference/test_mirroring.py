@@ -155,5 +155,46 @@ def test_axes_named_twice_or_negative_are_refused(axes):
 
 
 def test_an_axis_that_the_image_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"mirror_axes is \(0, 2\) but the image has 2 spatial axes"):
+    with pytest.raises(ValueError, match=r"mirror_axes is \(0, 2\) but the windows have 2 spatial axes"):
         StreamingInferer(4, mirror_axes=(0, 2))(torch.rand(1, 1, 6, 5), nn.Identity())
+
+
+def of_the_square(image, network):
+    """The reference: probabilities of the eight symmetries by turning and mirroring, in double precision."""
+    results = []
+    for turns in range(4):
+        for mirror in (False, True):
+            seen = torch.rot90(image, turns, (2, 3))
+            seen = seen.flip(2) if mirror else seen
+            found = probabilities(network(seen).double())
+            results.append(torch.rot90(found.flip(2) if mirror else found, -turns, (2, 3)))
+    return sum(results) / 8
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_mirrored_and_exchanged_are_the_eight_symmetries_of_the_square(channels):
+    image, network = torch.randn(2, 2, 7, 7), nn.Conv2d(2, channels, 3, padding=1).requires_grad_(False)
+    result = probabilities(Mirrored(network, (0, 1), (0, 1))(image).double())
+    torch.testing.assert_close(result, of_the_square(image, network), rtol=0, atol=1e-6)
+
+
+def test_the_inferer_exchanges_axes_window_by_window():
+    image, network = torch.randn(1, 2, 12, 12), nn.Conv2d(2, 3, 3, padding=1).requires_grad_(False)
+    inferer = StreamingInferer(6, overlap=0, mirror_axes=(0, 1), transpose_axes=(0, 1), output="probabilities")
+    window = image[:, :, 6:, :6]
+    expected = of_the_square(window, network).float()
+    torch.testing.assert_close(inferer(image, network)[:, :, 6:, :6], expected, rtol=0, atol=1e-6)
+
+
+def test_windows_that_are_not_square_may_be_exchanged_too():
+    image, network = torch.randn(1, 2, 8, 5), nn.Conv2d(2, 3, 3, padding=1).requires_grad_(False)
+    inferer = StreamingInferer((8, 5), transpose_axes=(0, 1), output="probabilities")
+    other = probabilities(network(image.transpose(2, 3)).double()).transpose(2, 3)
+    expected = (probabilities(network(image).double()) + other) / 2
+    torch.testing.assert_close(inferer(image, network), expected.float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1, 2), (1, 1), (0, -1)])
+def test_axes_to_exchange_are_two(axes):
+    with pytest.raises(ValueError, match=r"transpose_axes is \(.*\); name two spatial axes, from 0, or none"):
+        StreamingInferer(8, transpose_axes=axes)

@@ -429,3 +429,55 @@ def test_tiles_of_background_with_their_surroundings_are_filled(output, corner):
     torch.testing.assert_close(result[..., seen], expected[..., seen])
     empty = result[..., ~seen] if output == "labels" else result.argmax(1)[..., ~seen]
     assert not empty.any()
+
+
+def mirrored_by(image, network, widths):
+    """The reference: the whole image with so many voxels of its mirror image around it."""
+    pads = [(width, width) for width in widths]
+    padded = torch.from_numpy(np.pad(image.numpy(), [(0, 0), (0, 0), *pads], mode="reflect"))
+    inside = [slice(width, width + n) for width, n in zip(widths, image.shape[2:], strict=True)]
+    return whole(padded, network)[(slice(None), slice(None), *inside)]
+
+
+@pytest.mark.parametrize("size", [(33, 40), (64, 21), (7, 5)])
+@pytest.mark.parametrize(("border", "width"), [("mirror", 99), (4, 4), (3, 4), (99, 99), (0, 0), ("zeros", 0)])
+@pytest.mark.parametrize("roi", [(24, 24), (64, 32)])
+def test_networks_with_padding_can_see_the_mirrored_image_beyond_the_border(size, border, width, roi):
+    torch.manual_seed(1)
+    network = unet(depth=1, norm="batch", strides=2, in_channels=2)
+    halo = -(-(network.receptive_field_voxels[0] // 2) // 2) * 2
+    image = torch.randn(1, 2, *size)
+    result, facts = seamless(image, network, roi, border=border)
+    close(result, mirrored_by(image, network, [min(width, halo)] * 2))
+    assert facts.windows >= 1
+
+
+def test_the_mirrored_border_is_that_of_planes_too():
+    network, image = unet(depth=1, norm="batch"), torch.randn(1, 1, 20, 26, 3)
+    result, _ = seamless(image, network, [32, 32], border="mirror")
+    expected = torch.stack([seamless(image[..., z], network, [32, 32], border="mirror")[0] for z in range(3)], -1)
+    assert torch.equal(result, expected)
+    assert not torch.allclose(result, seamless(image, network, [32, 32])[0])
+
+
+def test_symmetries_and_mirrored_borders_go_together():
+    network, image = unet(depth=1, norm="batch"), torch.randn(1, 1, 32, 32)
+    given = {"border": "mirror", "output": "probabilities"}
+    result, _ = seamless(image, network, 64, mirror_axes=(0, 1), transpose_axes=(0, 1), **given)
+    views = []
+    for turns in range(4):
+        for dims in ((), (2,)):
+            seen = torch.rot90(image, turns, (2, 3)).flip(dims)
+            views.append(torch.rot90(seamless(seen, network, 64, **given)[0].flip(dims), -turns, (2, 3)))
+    torch.testing.assert_close(result, sum(views) / 8, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("border", ["reflect", -1, 0.5])
+def test_a_border_of_another_kind_is_refused(border):
+    with pytest.raises(ValueError, match=r'border is .*; it must be "zeros", "mirror" or a number of voxels'):
+        StreamingInferer(8, mode="seamless", border=border)
+
+
+def test_a_mirrored_border_needs_seamless_windows():
+    with pytest.raises(ValueError, match=r'border is \'mirror\', which windows of mode "gaussian" do not have'):
+        StreamingInferer(8, mode="gaussian", border="mirror")
