@@ -30,6 +30,8 @@ def id_findings(configs: Sequence[BundleConfig]) -> Iterator[Finding]:
                 yield Finding(config.file, written(id), MISSING, "the workflow requires it", remedy)
         for name, prop in properties.items():
             yield from _reference(config, name, prop)
+        if config.name == "train" and not config.bases:
+            yield from _handlers(config)
 
 
 def _properties(config: BundleConfig) -> Mapping[str, Mapping[str, Any]]:
@@ -63,6 +65,15 @@ def _reference(config: BundleConfig, name: str, prop: Mapping[str, Any]) -> Iter
         problem = f"MONAI looks for the {prop['description'].rstrip('.')} under {written(prop['id'])}"
         remedy = f"Name it {written(prop['id'])}, and refer to it as @{written(prop['id'])}."
         yield Finding(config.file, written(id), shown(reference), problem, remedy)
+
+
+def _handlers(config: BundleConfig) -> Iterator[Finding]:
+    """MONAI's `check_properties` looks for the `_target_` of each handler, and fails where one is a reference."""
+    handlers = config.get("train::handlers")
+    for place, handler in enumerate(handlers if isinstance(handlers, list) else ()):
+        if not isinstance(handler, Mapping):
+            problem, remedy = "MONAI's check_properties fails at it", f"Write it as _target_: '$lambda: {handler}'."
+            yield Finding(config.file, f"train#handlers#{place}", shown(handler), problem, remedy, kind="warning")
 
 
 def _of_handler(config: BundleConfig, argument: str) -> tuple[str, Any]:

@@ -178,6 +178,14 @@ READ = {
         '"@handlers"',
         "Name it postprocessing",
     ),
+    "a handler that MONAI's check fails at": Fault(
+        config("train", "train#handlers#1", "@ema"),
+        TRAIN,
+        "train#handlers#1",
+        '"@ema"',
+        "Write it as _target_: '$lambda: @ema'",
+        "warning",
+    ),
     "a reference leads nowhere": Fault(
         config("inference", "dataloader#dataset", "@datasett"),
         INFERENCE,
