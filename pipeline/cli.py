@@ -16,6 +16,7 @@ from .errors import PipelineError, StudyError, UsageError, exit_status, our_own
 from .limits import MAX_VOXELS
 
 if TYPE_CHECKING:
+    from .bundle import Bundle
     from .segment import CaseResult
     from .studies.convert import Conversion
 
@@ -101,6 +102,7 @@ def predict(
     from .bundle import find_bundle
 
     found = find_bundle(bundle)
+    _tell_of_versions(found)
     from .progress import ProgressBar
     from .segment import PredictOptions
     from .segment import predict as run
@@ -227,6 +229,7 @@ def train(
     from .trust import record_trust, require_trust
 
     found = require_trust(find_bundle(bundle), given=trust_bundle)
+    _tell_of_versions(found)
     taught_by = require_trust(find_bundle(teacher), given=trust_bundle) if teacher else None
     options = TrainOptions(
         dataset,
@@ -382,6 +385,14 @@ def _quiet_libraries() -> None:
 
         warnings.simplefilter("ignore")
         logging.getLogger().addHandler(logging.NullHandler())
+
+
+def _tell_of_versions(bundle: Bundle) -> None:
+    """Of packages that the bundle asks for and that are missing here, or older."""
+    from .bundling.versions import version_notices
+
+    for line in version_notices(bundle):
+        typer.echo(f"scanloom: {line}", err=True)
 
 
 def _check_paths(paths: list[Path]) -> None:

@@ -9,6 +9,7 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..bundle import Bundle
 from .finding import Finding, shown
 from .schema import METADATA
 
@@ -47,6 +48,14 @@ def version_findings(metadata: Mapping[str, Any]) -> Iterator[Finding]:
         for package, needed in packages.items() if isinstance(packages, Mapping) else ():
             if isinstance(needed, str):
                 yield from _compared(f"{group}#{package}", package, needed, required=group == REQUIRED)
+
+
+def version_notices(bundle: Bundle) -> list[str]:
+    """What a user about to run the bundle should know: a line for each package that is missing or older."""
+    return [
+        f"bundle {bundle.name}: {finding.key} is {finding.value}, but {finding.problem}. {finding.remedy}"
+        for finding in version_findings(bundle.metadata)
+    ]
 
 
 def _compared(key: str, package: str, needed: str, *, required: bool) -> Iterator[Finding]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
+from factories import make_affine, make_bundle, make_volume, write_nifti
+from scanloom.pipeline import cli
+from scanloom.pipeline.bundle import find_bundle
 from scanloom.pipeline.bundling import versions
-from scanloom.pipeline.bundling.versions import installed_version, is_older, version_findings
+from scanloom.pipeline.bundling.versions import installed_version, is_older, version_findings, version_notices
+from typer.testing import CliRunner
 
 
 @pytest.mark.parametrize(
@@ -53,3 +58,20 @@ def test_older_packages_are_warned_of_and_missing_ones_are_faults(monkeypatch: p
         ("fault", "required_packages_version#itk", "itk is not installed"),
         ("warning", "optional_packages_version#nibabel", "nibabel 5.2 is installed, which is older"),
     ]
+
+
+def test_the_shipped_bundle_asks_for_what_is_installed() -> None:
+    assert version_notices(find_bundle("hippocampus_mr_unet")) == []
+
+
+def test_a_prediction_tells_of_an_older_package_and_goes_on(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "tiny", pytorch_version="99.10.0")
+    scan = write_nifti(tmp_path / "scan.nii.gz", make_volume((16, 16, 16))[0], make_affine())
+    words = ["predict", "-b", tmp_path / "tiny", "-i", scan, "-o", tmp_path / "out", "--trust-bundle"]
+    result = CliRunner().invoke(cli.app, [*map(str, words)])
+    assert result.exit_code == 0, result.output
+    torch = importlib.metadata.version("torch")
+    assert (
+        f'scanloom: bundle tiny: pytorch_version is "99.10.0", but torch {torch} is installed, which is older. '
+        'Install it: pip install "torch>=99.10.0".'
+    ) in result.stderr
