@@ -5,12 +5,11 @@ Everything is in the order R, A, S of the patient, as the network sees scans, wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel.orientations as orientations
 import numpy as np
-from scipy import ndimage
 
 from .volume import Volume
 
@@ -22,6 +21,8 @@ SHAPE_LEVELS = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 99.0)
 """Percentiles of its values as deviations from the mean: the histogram's shape, whatever the scanner's scale."""
 SAMPLED = 2**20
 """Voxels that percentiles are taken of, about; more change nothing in the digits that count."""
+ENDS, TAILS = (0.025, 0.975), (0.1, 0.9)
+"""Quantiles along an axis: what a label's extent is measured between, and what its skew."""
 PLANES = 48
 """Neighbours are compared in this many planes of a scan at most."""
 
@@ -66,9 +67,10 @@ class LabelFacts:
         components: connected parts, through faces, edges and corners.
         largest: share of its voxels in the largest part.
         centre: of its voxels, from 0 to 1 along each axis of the scan.
-        extent_mm: of the box around it.
+        extent_mm: along each axis, of the middle 95 % of its voxels: stray ones do not count.
         border: share of its voxels that lie at the scan's border; axes of one voxel have none.
-        skew: third moment along each axis over the third power of the deviation: which end is the thicker one.
+        skew: along each axis how far the middle of its extent lies beyond its median voxel, from -1 to 1: positive
+            where the lower end is the thicker one.
         offset_mm: its centre from that of all labels together.
         level: mean value of its voxels, in the scan's deviations from the scan's mean.
     """
@@ -131,7 +133,7 @@ def look_at_labels(
             components=float(components),
             largest=largest,
             centre=_vector((one.centre + 0.5) / size),
-            extent_mm=_vector(np.array(one.mask.shape) * spacing),
+            extent_mm=_vector(one.extent() * spacing),
             border=one.border(labels.shape),
             skew=_vector(one.skew()),
             offset_mm=_vector((one.centre - middle) * spacing),
@@ -167,11 +169,12 @@ class _Region:
         self._profiles = [mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in range(3)]
         inside = [float(profile @ np.arange(len(profile))) / self.voxels for profile in self._profiles]
         self.centre = np.array([part.start + mean for part, mean in zip(box, inside, strict=True)])
-        self._inside = inside
 
     def parts(self) -> tuple[int, float]:
         """How many connected parts there are, and the share of the largest."""
-        marked, count = ndimage.label(self.mask, np.ones((3, 3, 3)))
+        from scipy.ndimage import label  # slow to import, and not needed before a network has run
+
+        marked, count = label(self.mask, np.ones((3, 3, 3)))
         return count, float(np.bincount(marked.ravel())[1:].max()) / self.voxels
 
     def border(self, shape: tuple[int, ...]) -> float:
@@ -182,18 +185,32 @@ class _Region:
             inner.append(slice(max(low - part.start, 0), max(min(high, part.stop) - part.start, 0)))
         return 1 - np.count_nonzero(self.mask[tuple(inner)]) / self.voxels
 
+    def extent(self) -> np.ndarray:
+        """Voxels along each axis between the quantiles `ENDS`."""
+        return np.array([high - low for low, high in (_quantiles(profile, ENDS) for profile in self._profiles)])
+
     def skew(self) -> list[float]:
-        """The third standardised moment along each axis; 0 where there is no extent."""
+        """(high + low - 2 median) / (high - low) of the quantiles `TAILS` along each axis.
+
+        Source: Kelley's coefficient; a few stray voxels do not move it, as they do a third moment.
+        """
         found = []
-        for profile, mean in zip(self._profiles, self._inside, strict=True):
-            places = np.arange(len(profile)) - mean
-            variance = float(profile @ places**2) / self.voxels
-            found.append(float(profile @ places**3) / self.voxels / variance**1.5 if variance > 0 else 0.0)
+        for profile in self._profiles:
+            low, median, high = _quantiles(profile, (TAILS[0], 0.5, TAILS[1]))
+            found.append((high + low - 2 * median) / (high - low))
         return found
 
 
+def _quantiles(profile: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Where along an axis these shares of the voxels are behind, in voxels; each voxel is spread over its length."""
+    behind = np.concatenate([[0.0], np.cumsum(profile)]) / profile.sum()
+    return np.interp(shares, behind, np.arange(len(behind)))
+
+
 def _boxes(labels: np.ndarray, values: Collection[int]) -> Mapping[int, tuple[slice, ...]]:
-    boxes = ndimage.find_objects(labels.astype(np.int32, copy=False) if labels.dtype.kind != "u" else labels)
+    from scipy.ndimage import find_objects
+
+    boxes = find_objects(labels.astype(np.int32, copy=False) if labels.dtype.kind != "u" else labels)
     return {
         value: boxes[value - 1] for value in sorted(values) if 0 < value <= len(boxes) and boxes[value - 1] is not None
     }

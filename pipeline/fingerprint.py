@@ -102,6 +102,7 @@ class Fingerprint:
         labels: value -> its size.
         scan: name of an attribute of `case_facts.ScanFacts` -> its spreads over the cases.
         held_out: what the network that was trained makes of others; None where no case was held out.
+        has_spacing: the files say how large voxels are; where not, lengths are in voxels.
     """
 
     cases: int
@@ -115,6 +116,7 @@ class Fingerprint:
     labels: Mapping[int, LabelSize]
     scan: Mapping[str, Spreads] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    has_spacing: bool = True
 
     @property
     def median_spacing_mm(self) -> Vector:
@@ -156,6 +158,7 @@ class Fingerprint:
                 labels={int(value): _label_size(each) for value, each in values["labels"].items()},
                 scan=_facts(values.get("scan", {})),
                 held_out=_held_out(values.get("held_out")),
+                has_spacing=bool(values.get("has_spacing", True)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,25 +27,23 @@ class FingerprintBuilder:
 
     Args:
         ignore: the label of voxels that were not annotated.
-        cases: names of those to take; None takes all.
     """
 
-    def __init__(self, ignore: int | None = None, cases: frozenset[str] | None = None) -> None:
-        self.ignore, self.cases = ignore, cases
-        self._modalities: set[str | None] = set()
+    def __init__(self, ignore: int | None = None) -> None:
+        self.ignore = ignore
         self._rows: list[dict[str, Any]] = []
 
     def add(self, case: LabelledImage) -> None:
-        """One case more, where it is one to take."""
-        if self.cases is not None and case.name not in self.cases:
-            return
+        """One case more."""
         image, array = case.image, case.image.array[0]
         foreground = array[self._is_foreground(case.labels)]
         scan = look_at_scan(image)
         values = [value for value in case.voxels if value not in (0, self.ignore)]
-        self._modalities.add(image.modality)
         self._rows.append(
             {
+                "case": case.name,
+                "modality": image.modality,
+                "knows_spacing": image.knows_spacing,
                 "scan": scan,
                 "labels": look_at_labels(case.labels, image, scan, values),
                 "nonzero": _nonzero_share(array),
@@ -54,52 +52,60 @@ class FingerprintBuilder:
             }
         )
 
-    def build(self, labels: Mapping[int, str], modality: str | None = None) -> Fingerprint:
+    def build(
+        self, labels: Mapping[int, str], modality: str | None = None, cases: Collection[str] | None = None
+    ) -> Fingerprint:
         """The fingerprint of the cases so far.
 
         Args:
             labels: value -> name, without the background.
             modality: as the dataset's description has it; None takes the scans' own, where they are of one.
+            cases: names of those to take; None takes all.
         Raises:
             ValueError: there was none, or none with a label.
         """
-        pooled = np.concatenate([row["foreground"] for row in self._rows]) if self._rows else np.empty(0)
+        rows = [row for row in self._rows if cases is None or row["case"] in cases]
+        pooled = np.concatenate([row["foreground"] for row in rows]) if rows else np.empty(0)
         if not pooled.size:
             raise ValueError("no voxel of any case is labelled. Label some, or pass another dataset.")
-        scans: list[ScanFacts] = [row["scan"] for row in self._rows]
+        scans: list[ScanFacts] = [row["scan"] for row in rows]
+        modalities = {row["modality"] for row in rows}
         levels = spreads_of([scan.levels for scan in scans])
         return Fingerprint(
-            cases=len(self._rows),
-            modality=modality or (next(iter(self._modalities)) if len(self._modalities) == 1 else None),
+            cases=len(rows),
+            modality=modality or (modalities.pop() if len(modalities) == 1 else None),
             spacing_mm=spreads_of([scan.spacing_mm for scan in scans]),
             size_voxels=spreads_of([scan.size_voxels for scan in scans]),
             extent_mm=spreads_of([scan.extent_mm for scan in scans]),
-            nonzero_share=Spread.of([row["nonzero"] for row in self._rows]),
-            foreground=self._intensities(pooled),
+            nonzero_share=Spread.of([row["nonzero"] for row in rows]),
+            foreground=_intensities(rows, pooled),
             image_levels=dict(zip(IMAGE_LEVELS, levels, strict=True)),
-            labels={value: self._label_size(value, name) for value, name in sorted(labels.items())},
+            labels={value: _label_size(rows, value, name) for value, name in sorted(labels.items())},
             scan=facts_of(scans, SCAN_FACTS),
+            has_spacing=any(row["knows_spacing"] for row in rows),
         )
 
     def _is_foreground(self, labels: np.ndarray) -> np.ndarray:
         return labels > 0 if self.ignore is None else (labels > 0) & (labels != self.ignore)
 
-    def _intensities(self, pooled: np.ndarray) -> Intensities:
-        p00_5, median, p99_5 = (float(value) for value in np.percentile(pooled, FOREGROUND_LEVELS))
-        return Intensities(
-            mean=float(pooled.mean(dtype=np.float64)),
-            std=float(pooled.std(dtype=np.float64)),
-            least=float(min(row["ends"][0] for row in self._rows)),
-            p00_5=p00_5,
-            median=median,
-            p99_5=p99_5,
-            most=float(max(row["ends"][1] for row in self._rows)),
-        )
 
-    def _label_size(self, value: int, name: str) -> LabelSize:
-        found: list[LabelFacts] = [row["labels"][value] for row in self._rows if value in row["labels"]]
-        volume = Spread.of([each.volume_ml for each in found]) if found else None
-        return LabelSize(name, len(found), volume, facts_of(found, LABEL_FACTS))
+def _intensities(rows: Sequence[Mapping[str, Any]], pooled: np.ndarray) -> Intensities:
+    p00_5, median, p99_5 = (float(value) for value in np.percentile(pooled, FOREGROUND_LEVELS))
+    return Intensities(
+        mean=float(pooled.mean(dtype=np.float64)),
+        std=float(pooled.std(dtype=np.float64)),
+        least=float(min(row["ends"][0] for row in rows)),
+        p00_5=p00_5,
+        median=median,
+        p99_5=p99_5,
+        most=float(max(row["ends"][1] for row in rows)),
+    )
+
+
+def _label_size(rows: Sequence[Mapping[str, Any]], value: int, name: str) -> LabelSize:
+    found: list[LabelFacts] = [row["labels"][value] for row in rows if value in row["labels"]]
+    volume = Spread.of([each.volume_ml for each in found]) if found else None
+    return LabelSize(name, len(found), volume, facts_of(found, LABEL_FACTS))
 
 
 def facts_of(found: Sequence[ScanFacts | LabelFacts], names: Sequence[str]) -> dict[str, Spreads]:
