@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class CentrelineCrossEntropy(nn.Module):
-    """Cross entropy of two classes in which the middle of each thin structure has more weight.
+    """Cross entropy in which the middle of each thin structure of the foreground has more weight.
 
     A gap of one pixel in a membrane merges two cells and is one wrong pixel among thousands, so a network that learns
     pixels alone leaves gaps wherever it doubts. A weight on all of a membrane closes them and makes it thick; a weight
@@ -34,7 +34,7 @@ class CentrelineCrossEntropy(nn.Module):
         self.weight, self.thickness = weight, thickness
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(B, 2, *spatial) logits and (B, 1, *spatial) labels, in 2D or 3D -> scalar."""
+        """(B, K, *spatial) logits and (B, 1, *spatial) labels, in 2D or 3D -> scalar."""
         losses = functional.cross_entropy(logits, label[:, 0].long(), reduction="none")
         weights = 1 + (self.weight - 1) * self.centre_lines(label)[:, 0]
         return (weights * losses).mean()

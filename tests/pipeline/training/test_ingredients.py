@@ -191,6 +191,23 @@ def check_ignored(trained: Trained) -> None:
     torch.testing.assert_close(loss(logits, label), loss(logits[:, :, 3:], label[:, :, 3:]))
 
 
+def check_centre_lines(trained: Trained) -> None:
+    """A rod of five voxels across: of its middle three those about its skeleton count four times."""
+    logits, label = torch.randn(2, 3, 8, 8, 8), torch.zeros(2, 1, 8, 8, 8)
+    label[:, :, 1:6, 1:6] = 2
+    middle = trained.made("loss").loss.centre_lines(label)[:, 0].bool()
+    assert middle[:, 2:5, 2:5, 3:5].all() and middle.sum() == middle[:, 2:5, 2:5].sum()
+    entropy = cross_entropy(logits, label[:, 0].long(), reduction="none")
+    torch.testing.assert_close(trained.made("loss")(logits, label), ((1 + 3 * middle.float()) * entropy).mean())
+
+
+def check_cropped_label(trained: Trained) -> None:
+    logits, label = pair()
+    label = torch.nn.functional.pad(label, (2, 2) * 3)
+    inner = trained.made("loss").loss.loss
+    torch.testing.assert_close(trained.made("loss")(logits, label), inner(logits, label[:, :, 2:-2, 2:-2, 2:-2]))
+
+
 def check_supervision(trained: Trained) -> None:
     logits, label = pair()
     coarse, loss = torch.randn(2, 3, 4, 4, 4), trained.made("loss")
@@ -317,6 +334,8 @@ CHECKS: dict[str, Callable[[Trained], None]] = {
     "Tversky": check_tversky,
     "Class weights": check_weights,
     "Ignore label": check_ignored,
+    "Centre lines": check_centre_lines,
+    "A network without padding": check_cropped_label,
     "Deep supervision weights": check_supervision,
     "Adam": check_adam,
     "AdamW": check_adamw,
