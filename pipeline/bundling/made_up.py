@@ -36,7 +36,9 @@ class MadeUpScan:
     size: tuple[int, ...]
 
 
-def make_up_scan(folder: Path, rule: SeriesRule, *, channels: int, labels: int, planes: bool) -> MadeUpScan:
+def make_up_scan(
+    folder: Path, rule: SeriesRule, *, channels: int, labels: int, planes: bool, seed: int = 0
+) -> MadeUpScan:
     """Write hills and a little noise, with a bright box for each label: no part of it is like another.
 
     Args:
@@ -45,8 +47,9 @@ def make_up_scan(folder: Path, rule: SeriesRule, *, channels: int, labels: int, 
         channels: of the image; each is a file.
         labels: 1 to so many are in the label file.
         planes: whether the bundle's network is 2D: then the files are pictures (PNG).
+        seed: of the hills.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     size = PICTURE if planes else (*SHAPE[:2], max(SHAPE[2], rule.min_slices))
     label = np.zeros(size, np.uint8)
     for value in range(1, labels + 1):  # side by side along the first axis
