@@ -126,3 +126,43 @@ def shrink(
     record_trust(shrunk.bundle)
     before, after = shrunk.bytes_before / 1e6, shrunk.bytes_after / 1e6
     typer.echo(f"{output}: weights of {after:.1f} MB, {before:.1f} before; largest change {shrunk.largest_change:.1e}")
+
+
+@bundle_app.command()
+def pack(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name or folder, or models:/NAME@ALIAS.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .zip to write; NAME_vVERSION.zip here if not given.")
+    ] = None,
+) -> None:
+    """Pack a bundle into one zip: the same files, the same bytes. It can be named wherever a bundle is."""
+    from .bundle import find_bundle
+    from .bundling.pack import carry_trust, pack_bundle
+
+    found = find_bundle(bundle)
+    packed = pack_bundle(found, output)
+    carry_trust(found, packed)
+    typer.echo(f"{packed.path}: {packed.size:,} bytes")
+    typer.echo(f"SHA-256 of the bundle: {packed.digest}")
+    typer.echo(f"SHA-256 of the zip: {packed.sha256}")
+    if packed.left_out:
+        typer.echo(f"left out: {', '.join(packed.left_out)}")
+
+
+@bundle_app.command()
+def export(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name, folder or .zip, or models:/NAME@ALIAS.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .onnx, .ts or .pt2.")],
+    to: Annotated[Literal["onnx", "torchscript", "pt2"], typer.Option("--to", help="pt2 is torch.export's.")],
+    trust_bundle: Annotated[bool, typer.Option(help="Take a bundle that is not ours; its config is code.")] = False,
+) -> None:
+    """Write a bundle's network to a file that runs without scanloom, and compare the two."""
+    from .bundle import find_bundle
+    from .bundling.export import export_bundle
+    from .progress import ProgressBar
+    from .trust import require_trust
+
+    found = require_trust(find_bundle(bundle), given=trust_bundle)
+    with ProgressBar("bundle export") as report:
+        exported = export_bundle(found, output, to, report)
+    typer.echo("\n".join(exported.lines()))

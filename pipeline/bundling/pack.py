@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import atomic
-from ..bundle import Bundle, digest_of
+from ..bundle import Bundle, bundle_digest, digest_of, find_bundle
+from ..bundle_files import digest_of_files, file_digests
 from ..errors import BundleError, UsageError
+from ..trust import record_trust, trust_state
 from .zip_file import BundleZip
 from .zip_names import clash, unsafe_name
 
@@ -79,6 +81,21 @@ def pack_bundle(bundle: Bundle, path: Path | None = None) -> Packed:
         if not whole:
             raise BundleError(f"bundle {bundle.name}: its zip does not read as it was written. Pack it again.")
     return Packed(target, target.stat().st_size, sha256, digest, tuple(sorted(left_out)))
+
+
+def carry_trust(bundle: Bundle, packed: Packed) -> None:
+    """Let the zip of a bundle that runs here run here, too, where its digest is not the one that is trusted.
+
+    That is so where files were left out, and for a shipped bundle, which is trusted by its place. What was packed is
+    compared with what is trusted, so that nothing else comes in.
+    """
+    state, digests = trust_state(bundle), file_digests(bundle.folder)
+    kept = {name: each for name, each in digests.items() if not any(map(_is_left_out, name.split("/")))}
+    same = digest_of_files(digests) == state.digest and digest_of_files(kept) == packed.digest
+    if state.runs and same and (packed.left_out or state.state == "shipped"):
+        found = find_bundle(packed.path)
+        if bundle_digest(found) == packed.digest:
+            record_trust(found, "trained" if state.state == "trained" else "trusted")
 
 
 def folder_name(bundle: Bundle) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import make_affine, write_nifti
+from factories import make_affine, make_bundle, write_nifti
 from scanloom.pipeline import cli
-from scanloom.pipeline.bundle import SHIPPED, find_bundle
-from scanloom.pipeline.trust import require_trust
+from scanloom.pipeline.bundle import SHIPPED, bundle_digest, find_bundle
+from scanloom.pipeline.trust import record_trust, require_trust
 from typer.testing import CliRunner
 
 LIKE = "hippocampus_mr_unet"
@@ -82,3 +83,54 @@ def test_a_strangers_template_is_not_made_trusted(dataset: Path, tmp_path: Path)
 )
 def test_wrong_arguments_are_answered(words: list[str], status: int) -> None:
     assert init("boxes", *words).exit_code == status
+
+
+def bundle_command(*words: str | Path):
+    return CliRunner().invoke(cli.app, ["bundle", *map(str, words)])
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_packed_bundle_is_told_with_its_digests_and_is_a_bundle_itself(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    (bundle.folder / ".hidden").touch()
+    record_trust(bundle)
+    result = bundle_command("pack", tmp_path / "b", "-o", tmp_path / "p.zip")
+    assert result.exit_code == 0, result.output
+    content = (tmp_path / "p.zip").read_bytes()
+    found = find_bundle(tmp_path / "p.zip")
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / 'p.zip'}: {len(content):,} bytes",
+        f"SHA-256 of the bundle: {bundle_digest(found)}",
+        f"SHA-256 of the zip: {hashlib.sha256(content).hexdigest()}",
+        "left out: .hidden",
+    ]
+    require_trust(found)
+    again = bundle_command("pack", tmp_path / "p.zip", "-o", tmp_path / "again.zip")
+    assert again.exit_code == 0 and (tmp_path / "again.zip").read_bytes() == content
+
+
+@pytest.mark.parametrize("words", [["pack", "no such"], ["export", "no such", "--to", "pt2", "-o", "n.pt2"]])
+def test_what_is_no_bundle_is_neither_packed_nor_exported(words: list[str]) -> None:
+    result = bundle_command(*words)
+    assert result.exit_code == 1 and result.stderr.startswith("scanloom: no bundle 'no such'")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_exported_network_is_told_with_its_checks_where_the_bundle_is_trusted(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "b")
+    assert bundle_command("pack", tmp_path / "b", "-o", tmp_path / "p.zip").exit_code == 0
+    words = ("export", tmp_path / "p.zip", "--to", "torchscript", "-o", tmp_path / "n.ts")
+    refused = bundle_command(*words)
+    assert refused.exit_code == 1 and "--trust-bundle" in refused.stderr and not (tmp_path / "n.ts").exists()
+    result = bundle_command(*words, "--trust-bundle")
+    assert result.exit_code == 0, result.output
+    first, second, *checks = result.stdout.splitlines()
+    assert first.startswith(f"{tmp_path / 'n.ts'}: {(tmp_path / 'n.ts').stat().st_size:,} bytes, SHA-256 ")
+    assert second == "takes any batch, x, y, z; torch.jit.load reads it"
+    assert len(checks) == 2 and all("labels agree in 100.0000%" in check for check in checks)

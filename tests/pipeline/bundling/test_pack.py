@@ -9,9 +9,10 @@ import zipfile
 import pytest
 from factories import make_bundle
 from scanloom.pipeline.bundle import Bundle, bundle_digest, find_bundle
-from scanloom.pipeline.bundling.pack import MODE, STAMP, pack_bundle
+from scanloom.pipeline.bundling.pack import MODE, STAMP, carry_trust, pack_bundle
 from scanloom.pipeline.bundling.zip_file import BundleZip
 from scanloom.pipeline.errors import BundleError, PipelineError, UsageError
+from scanloom.pipeline.trust import record_trust, require_trust, trust_state
 
 FIXED = "891bf557b89d76cee189d8bd2cbddfa1c0f7073d48bb77685bc22bcc21900c0d"
 """SHA-256 of the zip of `plain`: other Pythons, zlibs and systems must make it, too."""
@@ -175,3 +176,52 @@ def test_a_real_bundle_is_the_same_when_unpacked_by_anyone(tmp_path):
     with zipfile.ZipFile(packed.path) as archive:
         archive.extractall(tmp_path / "out")
     assert bundle_digest(find_bundle(tmp_path / "out" / "tiny")) == packed.digest == bundle_digest(bundle)
+
+
+@pytest.fixture
+def own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def packed_with_trust(bundle, path):
+    carry_trust(bundle, pack_bundle(bundle, path))
+    return find_bundle(path)
+
+
+@pytest.mark.usefixtures("own_folders")
+@pytest.mark.parametrize("more", [{}, {".DS_Store": "x", "scripts/__pycache__/a.pyc": "x"}], ids=["clean", "rubbish"])
+@pytest.mark.parametrize("how", ["trained", "trusted"])
+def test_what_is_trusted_is_trusted_as_a_zip(tmp_path, more, how):
+    bundle = plain(tmp_path / "b", **more)
+    record_trust(bundle, how)
+    found = packed_with_trust(bundle, tmp_path / "p.zip")
+    assert trust_state(found).state == how
+    assert require_trust(found).trusted
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_a_shipped_bundle_is_trusted_as_a_zip(tmp_path):
+    assert trust_state(packed_with_trust(find_bundle("hippocampus_mr_unet"), tmp_path / "p.zip")).runs
+
+
+@pytest.mark.usefixtures("own_folders")
+@pytest.mark.parametrize("more", [{}, {".DS_Store": "x"}], ids=["clean", "rubbish"])
+def test_a_strangers_bundle_is_a_strangers_as_a_zip(tmp_path, more):
+    found = packed_with_trust(plain(tmp_path / "b", **more), tmp_path / "p.zip")
+    assert trust_state(found).state == "untrusted"
+    with pytest.raises(BundleError, match=r"bundle plain"):
+        require_trust(found)
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_a_zip_that_is_swapped_while_trust_is_carried_is_not_trusted(tmp_path):
+    bundle = plain(tmp_path / "b", **{".DS_Store": "x"})
+    record_trust(bundle)
+    packed = pack_bundle(bundle, tmp_path / "p.zip")
+    pack_bundle(plain(tmp_path / "evil", **{"evil.py": "x"}), tmp_path / "p.zip")
+    carry_trust(bundle, packed)
+    assert not trust_state(find_bundle(tmp_path / "p.zip")).runs
+    (bundle.folder / "LICENSE").write_text("changed")
+    carry_trust(bundle, pack_bundle(bundle, tmp_path / "p.zip"))
+    assert not trust_state(find_bundle(tmp_path / "p.zip")).runs
