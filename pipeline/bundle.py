@@ -26,6 +26,9 @@ REGISTERED = "models:/"
 NETWORK = "network_def"
 """Id of the network in our configs: weights fit only where training and inference agree about it."""
 
+MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
+"""How metadata name a modality -> DICOM Modality (0008,0060)."""
+
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -127,7 +130,7 @@ class Bundle:
         Raises:
             BundleError: the metadata has an unusable `series_selection`.
         """
-        rule = self.metadata.get("series_selection", {})
+        rule = self.metadata.get("series_selection", _modality_rule(self.metadata))
         try:
             spacing = rule.get("spacing_mm")
             return SeriesRule(
@@ -147,9 +150,17 @@ class Bundle:
     def labels(self) -> tuple[LabelClass, ...]:
         """The labels without background, in the order of their values.
 
+        Where the metadata have no `label_classes`, as the Model Zoo's, they are the channels of the network's output.
+
         Raises:
-            BundleError: the metadata has no usable `label_classes`.
+            BundleError: the metadata has no usable `label_classes`, or its channels may overlap.
         """
+        if "label_classes" not in self.metadata:
+            from .channel_labels import labels_of_channels
+
+            named = labels_of_channels(self)
+            if named:
+                return named
         try:
             classes = [_label_class(entry) for entry in self.metadata["label_classes"]]
         except (KeyError, TypeError, ValueError) as error:
@@ -164,6 +175,14 @@ class Bundle:
                 f"{', '.join(map(str, values))}; each must be 1 or more and its own. 0 is background."
             )
         return tuple(sorted(classes, key=lambda label: label.value))
+
+    @property
+    def coding_notices(self) -> tuple[str, ...]:
+        """What a user should know of the labels' codes."""
+        unknown = [label.name for label in self.labels if label.type.scheme.startswith("99")]
+        if "label_classes" in self.metadata or not unknown:
+            return ()
+        return (f"no DICOM code is known for {', '.join(unknown)}: their codes in DICOM objects are private ones",)
 
     @property
     def bf16_dice_cost(self) -> float | None:
@@ -303,6 +322,15 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise BundleError(f"bundle metadata {path} holds a {type(metadata).__name__}. It must be a JSON object.")
     return metadata
+
+
+def _modality_rule(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """A rule of the modality that the network's input has, as the Model Zoo's metadata name it."""
+    try:
+        modality = str(metadata["network_data_format"]["inputs"]["image"]["modality"]).upper()
+    except (KeyError, TypeError):
+        return {}
+    return {"modality": MODALITIES[modality]} if modality in MODALITIES else {}
 
 
 def _label_class(entry: Mapping[str, Any]) -> LabelClass:

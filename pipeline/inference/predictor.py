@@ -9,20 +9,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer, SlidingWindowInferer
-from monai.transforms import Compose
-from torch import Tensor, nn
+from monai.inferers import Inferer, SliceInferer
+from torch import Tensor
 
 from ..bundle import Bundle
-from ..bundle_network import inference_config, last_line, with_weights
+from ..bundle_network import with_weights
 from ..device import describe_device, find_devices
 from ..errors import BundleError, PipelineError
 from ..progress import Report, silent
 from ..volume import Notice, Volume
+from .built import build_bundle
 from .confidence import Confidence
 from .memory import FLOAT_BYTES, PeakMemory, available_bytes, human_bytes
 from .precision import NotNumbersError, choose_precision, precision_notice
-from .prepare import canonical, in_canonical_order, labels_on_grid, prepare, straightened, to_source_order
+from .prepare import (
+    canonical,
+    in_canonical_order,
+    is_cropped,
+    is_in_canonical_order,
+    labels_on_grid,
+    prepare,
+    straightened,
+    to_source_order,
+)
 from .ready import ReadyNetwork, check_engine, make_ready
 from .regrid import GridMap
 from .runner import flatten
@@ -43,7 +52,8 @@ class Predictor:
     """Labels for volumes by one bundle.
 
     Args:
-        bundle: its `inference` config names `network_def`, `preprocessing` and `inferer`.
+        bundle: its `inference` config names `network_def`, `preprocessing` and `inferer`; its `postprocessing`, where
+            there is one, decides what the labels are.
         device: "auto", "cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one; several of one kind, with
             commas between, share the windows of a scan.
         precision: "auto", "fp32", "bf16" or "fp16".
@@ -81,8 +91,9 @@ class Predictor:
         self.precision = choose_precision(wanted, self.device, bundle.bf16_dice_cost)
         check_engine(engine, self.devices, compile, self.precision)
         self.engine, self.compile = engine, compile
-        self.preprocessing, self.inferer, network = _built(bundle, self.device)
-        self.network = with_weights(network, bundle).eval()
+        self.built = build_bundle(bundle, self.device)
+        self.preprocessing, self.inferer = self.built.preprocessing, self.built.inferer
+        self.network = with_weights(self.built.network, bundle).eval()
         self.facts: dict[str, Any] = {}
         self.notices: tuple[Notice, ...] = ()
         self.surface_confidence: dict[int, float] = {}
@@ -106,6 +117,7 @@ class Predictor:
         """
         with PeakMemory(self.device) as peak:
             labels = self._labels_of_numbers(volume, report)
+        self.notices += tuple(Notice("label-codes", each) for each in self.bundle.coding_notices)
         slow = precision_notice(self.precision, self.device)
         if slow:
             self.notices += (Notice("precision", slow),)
@@ -137,24 +149,59 @@ class Predictor:
         self.facts, self.notices, self.surface_confidence, self.confidence = {}, (), {}, None
 
     def _labels(self, volume: Volume, report: Report) -> np.ndarray:
-        turned = canonical(volume)
+        turned, post = canonical(volume), self.built.postprocessing
+        self._notice_order(volume)
         how = voxelwise(self.preprocessing, turned) if volume.is_mapped else None
-        if how is not None and not isinstance(how, NeedsWholeScan):
-            return self._streamed(ArrayScan(turned.array, how), None, volume, report)
-        self._require_whole(volume, how, report)
+        if how is not None and not isinstance(how, NeedsWholeScan) and post.equals_streaming(resampled=False):
+            return post.finish(self._streamed(ArrayScan(turned.array, how), None, volume, report), volume)
+        self._require_whole(volume, how if isinstance(how, NeedsWholeScan) else None, report)
         prepared = prepare(turned, self.preprocessing)
         image = prepared["image"]
         scan = TensorScan(image.as_tensor())
+        self._require_channels(volume, scan)
         grid_map = GridMap.between(np.asarray(image.affine), straightened(turned.affine), turned.spatial_shape)
-        if isinstance(self.inferer, StreamingInferer) and grid_map is not None and grid_map.beyond(scan.size) <= 1:
-            return self._streamed(scan, None if grid_map.is_identity(scan.size) else grid_map, volume, report)
+        same_grid = grid_map is not None and grid_map.is_identity(scan.size)
+        is_ours = post.equals_streaming(resampled=not same_grid)
+        covers = grid_map is not None and grid_map.beyond(scan.size) <= 1 and not is_cropped(image)
+        if isinstance(self.inferer, StreamingInferer) and is_ours and covers:
+            return post.finish(self._streamed(scan, None if same_grid else grid_map, volume, report), volume)
+        if not is_ours:
+            self._require_room_for_logits(volume, scan)
+            self.facts["postprocessing"] = "the bundle's own, on the whole scan"
         logits = self._whole(scan)
         self._require_numbers(volume, int(logits.amin().isnan()), 1)
         labels, probability = labels_on_grid(logits, prepared, self.preprocessing, turned)
+        labels = post.finish(labels, turned) if is_ours else post.labels(logits, prepared, self.preprocessing, turned)
         confidence = self._confidence_for(volume)
         confidence.add(tuple(map(slice, labels.shape)), torch.from_numpy(labels.astype(np.int32)), probability)
         self.surface_confidence = confidence.of_surfaces
         return to_source_order(labels, volume)
+
+    def _notice_order(self, volume: Volume) -> None:
+        """Say where the network sees the scan in another order of axes than its author's reader gives."""
+        if not self.built.orients and not is_in_canonical_order(volume):
+            words = "the bundle does not say in which order it wants the axes (Orientationd); it was given R, A, S"
+            self.notices += (Notice("orientation", words),)
+
+    def _require_channels(self, volume: Volume, scan: Scan) -> None:
+        """Return where the network takes as many channels as the scan has after its preparation."""
+        if self.built.channels not in (None, scan.channels):
+            raise BundleError(
+                f"bundle {self.bundle.name}: its network takes {self.built.channels} channels, {volume.case} has "
+                f"{scan.channels}. Cases of several series are not supported; take a bundle for one."
+            )
+
+    def _require_room_for_logits(self, volume: Volume, scan: Scan) -> None:
+        """Return where there is room for all logits, twice on the scan's grid, as the bundle's postprocessing needs."""
+        classes = 1 + max(label.value for label in self.bundle.labels)
+        needed = FLOAT_BYTES * classes * (prod(scan.size) + 2 * prod(volume.spatial_shape))
+        available = available_bytes(HOST)
+        if available is not None and needed > available:
+            raise PipelineError(
+                f"{volume.case}: the bundle's postprocessing needs the logits of the whole scan, {human_bytes(needed)} "
+                f"of memory, where {human_bytes(available)} can be had. Close other programs, crop the scan, or take a "
+                "larger machine."
+            )
 
     def _confidence_for(self, volume: Volume) -> Confidence:
         """What counts confidence, and writes the map where one is asked for."""
@@ -208,7 +255,7 @@ class Predictor:
         if isinstance(inferer, StreamingInferer):
             inferer = copy(inferer)
             inferer.output = "logits"
-        return flatten(inferer(image, self._network_for(scan.channels, scan.size)))[1][0][0]
+        return flatten(inferer(image, self._network_for(scan.channels, _seen_at_once(inferer, scan.size))))[1][0][0]
 
     def _require_numbers(self, volume: Volume, lost: int, windows: int) -> None:
         """Return where no window's outputs hold NaN."""
@@ -242,29 +289,10 @@ class Predictor:
             )
 
 
-def _built(bundle: Bundle, device: torch.device) -> tuple[Compose, Inferer, nn.Module]:
-    """Preprocessing, inferer and network as the bundle's config has them; MONAI's sliding windows become ours."""
-    config = bundle.config("inference")
-    parser = inference_config(bundle)
-    parser.update({"device": device})
-    missing = [name for name in NEEDED if name not in parser]
-    if missing:
-        raise BundleError(f"bundle {bundle.name}: {config.name} has no {', '.join(missing)}. Add what is missing.")
-    try:
-        preprocessing, inferer, network = (
-            parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "network_def")
-        )
-    except Exception as error:
-        raise BundleError(
-            f"bundle {bundle.name}: {config.name} can not be built: {last_line(error)}. Mend the config."
-        ) from error
-    for name, built, kind in (("preprocessing", preprocessing, Compose), ("network_def", network, nn.Module)):
-        if not isinstance(built, kind):
-            raise BundleError(
-                f"bundle {bundle.name}: {config.name}: {name} is a {type(built).__name__}. Make it a {kind.__name__}."
-            )
-    if type(inferer) is SlidingWindowInferer:
-        inferer = StreamingInferer.like(inferer)
+def _seen_at_once(inferer: Inferer, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Voxels an axis, as many as the network's, of what it is given of an image of that size."""
     if isinstance(inferer, StreamingInferer):
-        inferer.output = "labels"
-    return preprocessing, inferer, network
+        return inferer.window_size(size)
+    if isinstance(inferer, SliceInferer):
+        return tuple(n for axis, n in enumerate(size) if axis != inferer.spatial_dim)
+    return size

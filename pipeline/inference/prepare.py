@@ -6,8 +6,8 @@ that axial, coronal, sagittal and reversed acquisitions of one anatomy give the 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 import nibabel.orientations as orientations
 import numpy as np
@@ -50,6 +50,17 @@ def in_canonical_order(labels: np.ndarray, volume: Volume) -> np.ndarray:
     return orientations.apply_orientation(labels, orientations.io_orientation(volume.affine))
 
 
+def is_in_canonical_order(volume: Volume) -> bool:
+    """Whether its array axes already are nearest to R, A and S."""
+    turn = orientations.io_orientation(volume.affine)
+    return bool(np.array_equal(turn, np.stack([np.arange(3), np.ones(3)], axis=1)))
+
+
+def is_cropped(image: MetaTensor) -> bool:
+    """Whether the preprocessing cut something away, which has no label but background."""
+    return any("Crop" in str(each.get("class", "")) for each in image.applied_operations)
+
+
 def canonical_spacing(volume: Volume) -> tuple[float, float, float]:
     """Edge lengths of a voxel in mm, along the axes of `canonical(volume)`."""
     x, y, z = np.asarray(volume.spacing)[np.argsort(orientations.io_orientation(volume.affine)[:, 0])]
@@ -75,8 +86,9 @@ def prepare(volume: Volume, preprocessing: Compose) -> dict[str, MetaTensor]:
             "filename_or_obj": volume.case,
         },
     )
-    data: Any = after_loader(preprocessing)({"image": image})
-    return dict(data)
+    data = dict(after_loader(preprocessing)({"image": image}))
+    data["image"] = data["image"].cpu()  # a bundle may put it on its device; windows of it go there one by one
+    return data
 
 
 def straightened(affine: np.ndarray) -> np.ndarray:
@@ -123,7 +135,8 @@ def labels_on_grid(
         BundleError: the preprocessing can not be inverted to the scan's grid.
     """
     image = prepared["image"]
-    carrier = MetaTensor(logits.float().cpu(), meta=image.meta, applied_operations=image.applied_operations)
+    operations = deepcopy(image.applied_operations)  # which inverting uses up
+    carrier = MetaTensor(logits.float().cpu(), meta=image.meta, applied_operations=operations)
     inverted = after_loader(preprocessing).inverse({"image": carrier})["image"]
     if tuple(inverted.shape[1:]) != volume.spatial_shape:
         raise BundleError(
