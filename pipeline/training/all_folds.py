@@ -12,15 +12,22 @@ from .dataset import require_fold
 from .dataset_check import Read
 from .interruption import interruptible
 from .logs import log_to
+from .look import Calibrate, Looked, look_into
 from .options import TrainOptions
 from .processes import is_first_process
 from .run_folder import pool_metrics, prepare_run_folder, read_parent_run, write_parent_run
 from .tracking import tracked_run
-from .train import look_into, planned_workflow, train
+from .train import planned_workflow, train
 from .workflow import key_metric
 
 
-def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None = None) -> list[Bundle]:
+def train_all_folds(
+    bundle: Bundle,
+    options: TrainOptions,
+    report: Report,
+    read: Read | None = None,
+    calibrate: Calibrate | None = None,
+) -> list[Bundle]:
     """Train every fold: a parent MLflow run with a child a fold, folders fold0 to foldN, and the pooled metrics.csv.
 
     Raises:
@@ -33,16 +40,15 @@ def train_all_folds(bundle: Bundle, options: TrainOptions, report: Report, read:
 
     with joined_processes():
         if is_first_process():
-            if read is not None:
-                look_into(bundle, workflow, options, report, read)
-            return _lead_all_folds(bundle, options, key_metric(workflow), report)
+            looked = look_into(bundle, workflow, options, report, read, calibrate)
+            return _lead_all_folds(bundle, options, looked, key_metric(workflow), report)
         own = [
             replace(options, run_folder=options.run_folder / f"fold{fold}", fold=fold) for fold in range(options.folds)
         ]
         return [train(bundle, each, report) for each in own]
 
 
-def _lead_all_folds(bundle: Bundle, options: TrainOptions, metric: str, report: Report) -> list[Bundle]:
+def _lead_all_folds(bundle: Bundle, options: TrainOptions, looked: Looked, metric: str, report: Report) -> list[Bundle]:
     """All folds as the only process, or the first of several, sees them."""
     folder = options.run_folder
     if not options.resume and any(folder.glob("fold*/bundle")):
@@ -64,7 +70,7 @@ def _lead_all_folds(bundle: Bundle, options: TrainOptions, metric: str, report: 
             own = folder / f"fold{fold}"
             begun = (own / "bundle").is_dir()
             child = replace(options, run_folder=own, fold=fold, parent_run=parent.run_id, resume=begun)
-            trained.append(train(bundle, child, report))
+            trained.append(train(bundle, child, report, looked=looked))
             interruption.check()
         pooled = pool_metrics(folder, options.folds, metric)
         parent.log_metrics({name: mean for name, (mean, _) in pooled.items()}, step=0)

@@ -17,6 +17,8 @@ from ..atomic import atomic
 from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle
 from ..bundle_network import inference_config, read_weights
 from ..errors import BundleError, UsageError
+from ..fingerprint import Fingerprint
+from .fingerprint import joined
 from .run_folder import finish_bundle, read_parent_run, say_on_card
 
 TARGET = "scanloom.networks.Ensemble"
@@ -141,7 +143,11 @@ def _write_metadata(members: Sequence[Bundle], folder: Path, parent_run: str | N
         "dataset_sha256": first.get("dataset_sha256"),
         "members": [dict(member.metadata["training"]) for member in members],
     }
-    finish_bundle(made, training, name=f"{made.name}_ensemble")
+    seen = [member.metadata.get("fingerprint") for member in members]
+    known = (
+        {"fingerprint": joined([Fingerprint.from_json(each) for each in seen if each]).to_json()} if all(seen) else {}
+    )
+    finish_bundle(made, training, name=f"{made.name}_ensemble", **known)
 
 
 def _write_notice(card: Path, count: int) -> None:

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic import write_whole
 from ..bundle import Bundle, find_bundle
 from ..errors import PipelineError
+from ..fingerprint import Fingerprint
 from ..lock import locked
 from ..progress import Report, silent
-from .dataset import file_digests, joint_digest, read_dataset, require_fold, split_dataset
-from .dataset_check import Read, check_dataset
-from .dataset_faults import ignored_label, takes_slices
+from .dataset import joint_digest, read_dataset, require_fold, split_dataset
+from .dataset_check import Read
 from .dataset_inputs import case_rows
 from .environment import environment
 from .interruption import Interruption, interruptible
 from .logs import log_to
+from .look import Calibrate, Looked, look_into, trained_fingerprint
 from .options import TrainOptions, require_same_start
 from .processes import is_first_process, own_device
 from .record import log_results, log_setup
@@ -39,7 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("scanloom.training")
 
 
-def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | None = None) -> Bundle:
+def train(
+    bundle: Bundle,
+    options: TrainOptions,
+    report: Report,
+    read: Read | None = None,
+    calibrate: Calibrate | None = None,
+    looked: Looked | None = None,
+) -> Bundle:
     """Train the bundle's network on one fold, as one MLflow run.
 
     Of several processes that `torchrun` started, the first writes, tracks and tells; the others compute with it.
@@ -49,6 +56,8 @@ def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | No
         options: see `TrainOptions`.
         report: told of each epoch and validation.
         read: of scans, to look into every file of the dataset first; None leaves that out.
+        calibrate: tells what the trained network makes of held-out cases; None leaves that out.
+        looked: what an earlier look at this dataset has seen.
     Returns:
         The trained bundle, complete, in `run_folder/bundle`.
     Raises:
@@ -65,42 +74,19 @@ def train(bundle: Bundle, options: TrainOptions, report: Report, read: Read | No
     with joined_processes():
         if not is_first_process():
             return _follow(options)
-        digests = look_into(bundle, workflow, options, report, read)
+        looked = looked or look_into(bundle, workflow, options, report, read, calibrate)
         prepare_run_folder(options.run_folder, bundle, resume=options.resume)
         with locked(options.run_folder):
-            return _lead(bundle, options, digests, report)
+            return _lead(bundle, options, looked, report)
 
 
-def look_into(
-    bundle: Bundle, workflow: ConfigWorkflow, options: TrainOptions, report: Report, read: Read | None
-) -> Mapping[Path, bytes]:
-    """The digests of the dataset's files, after a look for faults where there is a reader.
-
-    Raises:
-        DatasetError: there are faults; all of them are in `run_folder/dataset_faults.txt`, too.
-    """
-    if read is None:
-        return file_digests(read_dataset(options.dataset))
-    labels = {label.value: label.name for label in bundle.labels}
-    ignored = ignored_label(workflow.parser.get())
-    slices = takes_slices(bundle.metadata)
-    found = check_dataset(options.dataset, labels, read, ignored=ignored, slices=slices, report=report)
-    for warning in found.warnings:
-        report(warning)
-    if found.faults and not options.resume:
-        lines = "".join(f"{fault}\n" for fault in found.faults)
-        write_whole(options.run_folder / "dataset_faults.txt", lines.encode())
-    found.require_faultless()
-    return found.file_digests
-
-
-def _lead(bundle: Bundle, options: TrainOptions, digests: Mapping[Path, bytes], report: Report) -> Bundle:
+def _lead(bundle: Bundle, options: TrainOptions, looked: Looked, report: Report) -> Bundle:
     """A training as its only process, or the first of several, sees it."""
     from .checkpoint import Progress, read_checkpoint
     from .distributed import told_by_the_first
 
     folder = options.run_folder
-    digest = joint_digest(read_dataset(options.dataset), digests)
+    digest = joint_digest(read_dataset(options.dataset), looked.digests)
     facts = {**options.of_the_start(), "dataset": digest}
     began_with = environment()
     checkpoint = read_checkpoint(folder / CHECKPOINTS) if options.resume else None
@@ -120,13 +106,14 @@ def _lead(bundle: Bundle, options: TrainOptions, digests: Mapping[Path, bytes], 
         system_metrics(run),
     ):
         workflow = planned_workflow(trained, options)
-        cases = case_rows(split_dataset(options.dataset, options.fold, options.folds), digests)
+        cases = case_rows(split_dataset(options.dataset, options.fold, options.folds), looked.digests)
         if checkpoint is None:
             log_setup(run, trained, workflow, options, began_with, digest, cases)
         progress = Progress(run.run_id, facts)
         told_by_the_first(checkpoint is not None)
         best = _train(workflow, trained, options, checkpoint, progress, report, run, interruption)
-        trained = _finish_bundle(trained, run, options, began_with, digest, best)
+        fingerprint = trained_fingerprint(looked, trained, options, report)
+        trained = _finish_bundle(trained, run, options, began_with, digest, best, fingerprint)
         log_results(run, trained, folder, best, cases)
         report(f"trained bundle in {trained.folder}; MLflow run {run.run_id}")
     return trained
@@ -227,8 +214,9 @@ def _finish_bundle(
     began_with: Mapping[str, str],
     digest: str,
     best: float,
+    fingerprint: Fingerprint | None,
 ) -> Bundle:
-    """Write into the bundle's metadata which run made its weights."""
+    """Write into the bundle's metadata which run made its weights, and what their training data are like."""
     training = {
         "mlflow_run_id": run.run_id,
         "fold": options.fold,
@@ -239,7 +227,7 @@ def _finish_bundle(
     }
     if options.teacher is not None:
         training["teacher_weights_sha256"] = options.teacher.weights_sha256
-    return finish_bundle(bundle, training)
+    return finish_bundle(bundle, training, **({"fingerprint": fingerprint.to_json()} if fingerprint else {}))
 
 
 @contextmanager

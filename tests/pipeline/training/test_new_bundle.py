@@ -322,6 +322,7 @@ def test_warnings_of_the_data_are_handed_on(tmp_path: Path) -> None:
 def test_it_trains_and_predicts_with_no_editing(
     ct: Path, crops: Path, own_store: Path, tmp_path: Path, layout: str
 ) -> None:
+    from scanloom.pipeline.calibration import held_out_facts
     from scanloom.pipeline.inference.predictor import Predictor
     from scanloom.pipeline.training.options import TrainOptions
     from scanloom.pipeline.training.train import train
@@ -329,8 +330,11 @@ def test_it_trains_and_predicts_with_no_editing(
     dataset = ct if layout == "nnunet" else crops
     made = make(dataset, tmp_path / "new")
     options = TrainOptions(dataset, own_store / "RUN", folds=2, epochs=1, device="cpu")
-    trained = train(made.bundle, options, lambda line, done=None: None)
-    assert trained.metadata["fingerprint"] == made.bundle.metadata["fingerprint"]
+    trained = train(made.bundle, options, lambda line, done=None: None, read_scan, held_out_facts)
+    fingerprint = Fingerprint.from_json(trained.metadata["fingerprint"])
+    assert 0 < fingerprint.cases < made.fingerprint.cases  # those trained on
+    assert fingerprint.held_out is not None
+    assert 0 < fingerprint.held_out.cases <= made.fingerprint.cases - fingerprint.cases
     scan = read_scan(next(path for path in sorted(dataset.glob("image*/*")) if path.is_file()))
     labels = Predictor(trained, "cpu")(scan)
     assert labels.shape == scan.spatial_shape and set(np.unique(labels)) <= {0, 1, 2}
