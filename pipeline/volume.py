@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+NO_SPACING = "no-spacing"
+"""The code of the notice that a source tells no size of its voxels, which are taken for 1 mm."""
+
 NOT_FINITE = "not-finite"
 """The code of the notice that a volume holds NaN or infinity."""
 NO_SPACING = "no-spacing"
@@ -97,6 +100,11 @@ class Volume:
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres, by the determinant, which is right for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether the source tells the spacing; else mm count voxels."""
+        return not any(notice.code == NO_SPACING for notice in self.notices)
 
     def measured(self) -> Volume:
         """The volume as a network may see it: where it holds padding, NaN or infinity, the lowest measured value.

@@ -19,6 +19,8 @@ from .checks import check_grid, check_named
 
 INTENSITY_UNITS = {"CT": "HU"}
 """Unit of the intensities by modality; where none is known it is "as in the source"."""
+SMALL_ML = 1e-4
+"""Less is written with a power of ten."""
 CSV_COLUMNS = (
     "case",
     "value",
@@ -113,6 +115,7 @@ def measurements_document(measurements: Sequence[LabelMeasurement], volume: Volu
             "centroid_ras_mm": "mm; right, anterior, superior",
         },
         "voxel_volume_ml": volume.voxel_ml,
+        "spacing_known": volume.has_spacing,
         "labels": [asdict(measurement) for measurement in measurements],
     }
 
@@ -126,8 +129,18 @@ def volume_text(volume_ml: float) -> str:
     """Millilitres with three digits that count, such as "1.80 ml", "23.4 ml" or "1210 ml"."""
     if volume_ml <= 0:
         return "0 ml"
+    if volume_ml < SMALL_ML:
+        return f"{volume_ml:.3g} ml"
     decimals = max(0, 2 - int(np.floor(np.log10(volume_ml))))
     return f"{volume_ml:.{decimals}f} ml"
+
+
+def size_text(measurement: LabelMeasurement, volume: Volume) -> str:
+    """A label's size in words: millilitres, or of a picture its pixels and their share of it."""
+    if not volume.is_picture:
+        return volume_text(measurement.volume_ml)
+    share = measurement.voxels / np.prod(volume.spatial_shape)
+    return f"{measurement.voxels:,} pixels ({100 * share:.3g} %)"
 
 
 def _csv_row(measurement: LabelMeasurement, volume: Volume) -> dict[str, str | int]:
@@ -143,7 +156,10 @@ def _csv_row(measurement: LabelMeasurement, volume: Volume) -> dict[str, str | i
     if measurement.mean_intensity is not None:
         row["mean_intensity"] = f"{measurement.mean_intensity:.6g}"
     if measurement.centroid_ras_mm is not None:
-        row |= {name: f"{part:.3f}" for name, part in zip(CSV_COLUMNS[-3:], measurement.centroid_ras_mm, strict=True)}
+        digits = "6g" if volume.is_picture else "3f"  # a microscope's pixels are millionths of a mm
+        row |= {
+            name: f"{part:.{digits}}" for name, part in zip(CSV_COLUMNS[-3:], measurement.centroid_ras_mm, strict=True)
+        }
     return row
 
 

@@ -50,8 +50,8 @@ def draw_section(axes: Axes, section: Section, window: tuple[float, float], colo
     _draw_cross_ticks(axes, section)
 
 
-def draw_scale_bar(axes: Axes, section: Section) -> None:
-    """A bar of a round length at the lower right, its length above it."""
+def draw_scale_bar(axes: Axes, section: Section, has_spacing: bool = True) -> None:
+    """A bar of a round length at the lower right, its length above it: in pixels where no spacing is known."""
     tall, wide = section.size_mm
     length = scale_bar_mm(wide)
     pixel = tall / (axes.bbox.height or 1.0)
@@ -59,13 +59,21 @@ def draw_scale_bar(axes: Axes, section: Section) -> None:
     bar = Rectangle((x, y), length, 4 * pixel, facecolor=INK, linewidth=0)
     bar.set_path_effects([withStroke(linewidth=2, foreground=BACKGROUND)])
     axes.add_patch(bar)
-    write(axes, x + length, y - 4 * pixel, f"{length:g} mm", ha="right", va="bottom", size=9)
+    write(axes, x + length, y - 4 * pixel, length_text(length, has_spacing), ha="right", va="bottom", size=9)
 
 
 def scale_bar_mm(width_mm: float) -> float:
     """The longest of 1, 2, 5, 10, 20, 50 … mm that is at most a quarter of the width."""
     decade = 10.0 ** np.floor(np.log10(width_mm / 4))
     return float(max(step * decade for step in (1, 2, 5) if step * decade <= width_mm / 4))
+
+
+def length_text(length_mm: float, has_spacing: bool = True) -> str:
+    """A length in the unit that leaves few zeros, or where mm count pixels in those."""
+    if not has_spacing:
+        return f"{length_mm:g} pixels"
+    scale, unit = next(((s, u) for s, u in ((1, "mm"), (1e-3, "\u00b5m")) if length_mm >= s), (1e-6, "nm"))
+    return f"{round(length_mm / scale, 6):g} {unit}"
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -102,6 +110,8 @@ def _write_letters(axes: Axes, section: Section) -> None:
 
 def _draw_cross_ticks(axes: Axes, section: Section) -> None:
     """Short marks at the borders where the other two planes cut this one."""
+    if section.cross is None:
+        return
     tall, wide = section.size_mm
     row, column = ((index + 0.5) * pixel for index, pixel in zip(section.cross, section.pixel_mm, strict=True))
     length = 0.03 * min(tall, wide)

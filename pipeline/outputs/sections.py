@@ -3,6 +3,7 @@ superior up, a sagittal section facing left. Works on RAS axes; the source grid 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import nibabel as nib
@@ -10,6 +11,8 @@ import numpy as np
 
 from ..volume import Volume
 
+SHOWN_PIXELS = 2048
+"""Of a larger picture every n-th row and column is shown."""
 OBLIQUE_COSINE = 0.26
 """A direction gets a second letter from here on: 15 degrees."""
 
@@ -19,12 +22,12 @@ class Section:
     """One plane, rows downwards and columns to the right as on the screen.
 
     Attributes:
-        name: "axial", "coronal" or "sagittal".
+        name: "axial", "coronal" or "sagittal"; of a picture which page it is, or nothing.
         image: (rows, columns), source intensities.
         labels: (rows, columns), label values.
         pixel_mm: height and width of a pixel.
-        edges: orientation letters at the left, right, top and bottom edge.
-        cross: row and column where the other two planes cut this one.
+        edges: orientation letters at the left, right, top and bottom edge; empty for a picture.
+        cross: row and column where the other two planes cut this one; None where there are no others.
     """
 
     name: str
@@ -32,7 +35,7 @@ class Section:
     labels: np.ndarray
     pixel_mm: tuple[float, float]
     edges: tuple[str, str, str, str]
-    cross: tuple[int, int]
+    cross: tuple[int, int] | None
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -43,14 +46,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Sections:
-    """The three planes through one point.
+    """The three planes through one point, or the one that a picture or a single slice has.
 
     Attributes:
-        planes: axial, coronal, sagittal.
+        planes: axial, coronal, sagittal; or the one.
         point_ras_mm: where they meet.
     """
 
-    planes: tuple[Section, Section, Section]
+    planes: tuple[Section, ...]
     point_ras_mm: tuple[float, float, float]
 
 
@@ -75,7 +78,17 @@ def cut_sections(labels: np.ndarray, volume: Volume, value: int | None = None) -
         _section("sagittal", image[x], labels[x], (anterior, superior), (y, z)),
     )
     r, a, s = (float(part) for part in affine[:3, :3] @ point + affine[:3, 3])
-    return Sections(planes, (r, a, s))
+    return Sections(_shown(planes, point, volume), (r, a, s))
+
+
+def _shown(planes: Sequence[Section], point: Sequence[int], volume: Volume) -> tuple[Section, ...]:
+    """The page of a picture, the only slice of a scan that has one, or all planes."""
+    if volume.is_picture:
+        pages = volume.spatial_shape[2]
+        name = f"page {point[2] + 1} of {pages}" if pages > 1 else ""
+        return (_thinned(replace(planes[0], name=name, edges=("",) * 4, cross=None)),)
+    whole = [plane for plane in planes if min(plane.image.shape) > 1]
+    return (replace(whole[0], cross=None),) if len(whole) == 1 else tuple(planes)
 
 
 def close_up(sections: Sections, value: int, margin_mm: float) -> Sections:
@@ -89,8 +102,7 @@ def close_up(sections: Sections, value: int, margin_mm: float) -> Sections:
         for extent, pixel in zip(np.ptp(_corners(section, value), axis=0), section.pixel_mm, strict=True)
     ]
     side_mm = max(extents) + 2 * margin_mm
-    axial, coronal, sagittal = (_cropped(section, value, side_mm) for section in sections.planes)
-    return Sections((axial, coronal, sagittal), sections.point_ras_mm)
+    return replace(sections, planes=tuple(_cropped(section, value, side_mm) for section in sections.planes))
 
 
 def largest_sections(mask: np.ndarray) -> tuple[int, int, int]:
@@ -115,6 +127,13 @@ def direction_letters(direction: np.ndarray) -> str:
     return "".join(letters[:keep])
 
 
+def _thinned(section: Section) -> Section:
+    step = -(-max(section.image.shape) // SHOWN_PIXELS)
+    tall, wide = (step * length for length in section.pixel_mm)
+    pick = (slice(None, None, step),) * 2
+    return replace(section, image=section.image[pick], labels=section.labels[pick], pixel_mm=(tall, wide))
+
+
 def _middle(indices: np.ndarray) -> int:
     return int(indices[len(indices) // 2])
 
@@ -137,12 +156,12 @@ def _cropped(section: Section, value: int, side_mm: float) -> Section:
         start = max(0, int(np.floor((first + last) / 2 - side_mm / pixel / 2)))
         spans.append(slice(start, start + int(np.ceil(side_mm / pixel))))
     rows, columns = spans
-    row, column = section.cross
+    cross = section.cross and (section.cross[0] - rows.start, section.cross[1] - columns.start)
     return replace(
         section,
         image=section.image[rows, columns],
         labels=section.labels[rows, columns],
-        cross=(row - rows.start, column - columns.start),
+        cross=cross,
     )
 
 

@@ -122,4 +122,4 @@ def _place(header: PictureHeader, case: str) -> tuple[np.ndarray, tuple[Notice, 
     if z is not None or header.shape[2] == 1:
         return affine, ()
     text = f"case {case}: the distance of the pages is not told; it is taken for the width of a pixel, {x:g} mm."
-    return affine, (Notice("no-spacing", text),)
+    return affine, (Notice("no-page-distance", text),)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scanloom.pipeline.errors import BundleError, PipelineError
 from scanloom.pipeline.outputs import measure, write_measurements
+from scanloom.pipeline.outputs.measure import measurements_document, size_text, volume_text
+from scanloom.pipeline.volume import Notice
 
 
 def test_each_label_is_counted_and_averaged_as_masks_do_it(make_volume, make_labels, bundle):
@@ -75,3 +77,26 @@ def test_both_files_hold_the_measurements_with_their_units(tmp_path, make_volume
     assert float(first["volume_ml"]) == pytest.approx(measurements[0].volume_ml)
     assert float(first["centroid_superior_mm"]) == pytest.approx(measurements[0].centroid_ras_mm[2], abs=1e-3)
     assert (second["voxels"], second["mean_intensity"], second["centroid_right_mm"]) == ("0", "", "")
+
+
+def test_the_size_of_a_label_of_a_picture_is_its_pixels(make_volume, bundle):
+    volume = make_volume((20, 10, 1), is_picture=True)
+    labels = np.zeros((20, 10, 1), np.uint8)
+    labels[:5, :5] = 1
+    first, second = measure(labels, volume, bundle)
+    assert (size_text(first, volume), size_text(second, volume)) == ("25 pixels (12.5 %)", "0 pixels (0 %)")
+    assert size_text(first, make_volume((20, 10, 1))) == volume_text(first.volume_ml)
+
+
+def test_tiny_volumes_have_a_power_of_ten_and_tiny_places_their_digits(tmp_path, make_volume, bundle):
+    assert volume_text(3.2e-13) == "3.2e-13 ml"
+    volume = make_volume((20, 10, 1), affine=np.diag([-4e-6, -4e-6, 1, 1]), is_picture=True)
+    labels = np.ones((20, 10, 1), np.uint8)
+    write_measurements(tmp_path, measure(labels, volume, bundle), volume)
+    assert ",-3.8e-05,-1.8e-05,0" in (tmp_path / "measurements.csv").read_text()
+
+
+def test_measurements_say_whether_the_spacing_is_known(make_volume, bundle):
+    notices = (Notice("no-spacing", "none is told"),)
+    for volume, known in ((make_volume(), True), (make_volume(notices=notices), False)):
+        assert measurements_document([], volume)["spacing_known"] is known

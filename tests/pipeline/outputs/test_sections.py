@@ -114,3 +114,34 @@ def test_a_close_up_at_the_border_ends_there_and_without_the_label_changes_nothi
     assert [section.image.shape for section in corner.planes] == [section.image.shape for section in sections.planes]
     for section, whole in zip(close_up(sections, 9, 5.0).planes, sections.planes, strict=True):
         assert section.image.shape == whole.image.shape
+
+
+def picture(pages=1):
+    array = np.arange(4 * 3 * pages, dtype=np.float32).reshape(1, 4, 3, pages)
+    return Volume(array, np.diag([-0.5, -0.5, 1.0, 1.0]), "case", is_picture=True)
+
+
+def test_of_a_picture_the_page_is_shown_as_it_is_stored():
+    volume = picture(pages=5)
+    labels = np.zeros((4, 3, 5), np.uint8)
+    labels[1, 2, 3] = 1
+    (page,) = cut_sections(labels, volume).planes
+    np.testing.assert_array_equal(page.image, volume.array[0, :, :, 3].T)
+    np.testing.assert_array_equal(page.labels, labels[:, :, 3].T)
+    assert (page.name, page.edges, page.cross, page.pixel_mm) == ("page 4 of 5", ("",) * 4, None, (0.5, 0.5))
+    (only,) = cut_sections(labels[..., :1], picture()).planes
+    assert only.name == ""
+
+
+def test_of_a_scan_of_one_slice_that_is_shown_with_its_directions():
+    volume = Volume(np.zeros((1, 6, 1, 5), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]), "case")
+    (plane,) = cut_sections(np.zeros((6, 1, 5), np.uint8), volume).planes
+    assert (plane.name, plane.edges, plane.cross) == ("coronal", ("R", "L", "S", "I"), None)
+    assert close_up(cut_sections(np.ones((6, 1, 5), np.uint8), volume), 1, 2.0).planes[0].cross is None
+
+
+def test_a_huge_picture_is_thinned_out_and_keeps_its_size():
+    volume = Volume(np.zeros((1, 5000, 30, 1), np.uint8), np.diag([-1.0, -1, 1, 1]), "case", is_picture=True)
+    (page,) = cut_sections(np.zeros((5000, 30, 1), np.uint8), volume).planes
+    assert page.image.shape == page.labels.shape == (10, 1667)
+    assert page.pixel_mm == (3.0, 3.0)

@@ -157,6 +157,8 @@ def test_a_stack_whose_page_distance_is_not_told_says_so(tmp_path):
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, STACK, imagej=True, resolution=(2.0, 2.0), metadata={"axes": "ZYX", "unit": "um"})
     (notice,) = read_one(path).notices
+    assert notice.code == "no-page-distance"
+    assert read_one(path).has_spacing
     assert "the distance of the pages is not told" in notice.message
     np.testing.assert_allclose(read_one(path).spacing, [5e-4] * 3)
 
