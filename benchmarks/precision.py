@@ -1,10 +1,12 @@
-"""What each precision costs a bundle in Dice: the validation cases of a fold, labelled as `scanloom predict` does.
+"""What each engine and precision costs a bundle in Dice and in seconds: the validation cases of a fold.
 
     python benchmarks/precision.py -b hippocampus_mr_unet -d DATASET [--fold 0] [--precision fp32 --precision bf16]
+        [--engine torch --engine openvino --engine onnxruntime] [--cases 10]
 
-Prints Markdown: mean Dice of each label over the cases, of all labels, the largest loss of a case against the first
-precision, the share of voxels labelled otherwise than by it, and seconds. A bundle's `measured_dice` in its
-metadata.json comes from here.
+They are labelled as `scanloom predict` does, each case by all in turn, so that what else the machine does weighs on all
+alike. Prints Markdown: mean Dice of each label over the cases, of all labels, the largest loss of a case against the
+first, the share of voxels labelled otherwise than by it, and seconds a case: median, and range. A bundle's
+`measured_dice` in its metadata.json comes from here.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from measure import machine, spread, versions
 from monai.metrics import compute_dice
 from monai.networks import one_hot
 from scanloom.pipeline.bundle import Bundle, find_bundle
@@ -25,6 +28,8 @@ from scanloom.pipeline.studies import find_series, read_series
 from scanloom.pipeline.training.dataset import split_dataset
 from scanloom.pipeline.volume import Volume
 
+IMPOSSIBLE = (("onnxruntime", "bf16"), ("onnxruntime", "fp16"), ("openvino", "fp16"))
+
 
 def main(
     bundle: Annotated[str, typer.Option("--bundle", "-b")],
@@ -32,31 +37,42 @@ def main(
     fold: int = 0,
     folds: int = 5,
     precision: Annotated[list[str] | None, typer.Option()] = None,
-    engine: str = "torch",
+    engine: Annotated[list[str] | None, typer.Option()] = None,
     device: str = "auto",
+    cases: Annotated[int | None, typer.Option(help="The first so many; all if not given.")] = None,
 ) -> None:
     """Print the table."""
     found = find_bundle(bundle)
     names = [label.name for label in found.labels]
-    cases = [(_read(case["image"]), _read(case["label"])) for case in split_dataset(dataset, fold, folds).validation]
-    print(
-        f"{found.name}, {len(cases)} cases of fold {fold}, {describe_device(find_device(device))}, {torch.__version__}"
-    )
-    print(f"\n| precision | {' | '.join(names)} | mean | largest loss of a case | voxels changed | seconds |")
+    listed = split_dataset(dataset, fold, folds).validation[:cases]
+    scans = [(_read(case["image"]), _read(case["label"])) for case in listed]
+    print(f"{found.name}, {len(scans)} cases of fold {fold}, {describe_device(find_device(device))}, {machine()}")
+    print(versions(("torch", "openvino", "onnxruntime")) + f", {torch.get_num_threads()} threads")
+    runs = {
+        f"{with_engine} {in_precision}": Predictor(found, device, precision=in_precision, engine=with_engine)
+        for with_engine in engine or ["torch"]
+        for in_precision in precision or ["fp32", "bf16"]
+        if (with_engine, in_precision) not in IMPOSSIBLE
+    }
+    labels: dict[str, list[np.ndarray]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for predictor in runs.values():
+        predictor(scans[0][0])  # the first window is slower than the rest
+    for image, _ in scans:
+        for name, predictor in runs.items():
+            begin = perf_counter()
+            labels[name].append(predictor(image))
+            seconds[name].append(perf_counter() - begin)
+    print(f"\n| | {' | '.join(names)} | mean | largest loss of a case | voxels changed | seconds a case |")
     print("|---" * (len(names) + 5) + "|")
     first: tuple[np.ndarray, list[np.ndarray]] | None = None
-    for each in precision or ["fp32", "bf16"]:
-        predictor = Predictor(found, device, precision=each, engine=engine)
-        predictor(cases[0][0])  # the first window is slower than the rest
-        begin = perf_counter()
-        labels = [predictor(image) for image, _ in cases]
-        seconds = perf_counter() - begin
-        dice = np.array([_dice(one, truth, found) for one, (_, truth) in zip(labels, cases, strict=True)])
-        first = first or (dice.mean(axis=1), labels)
+    for name, made in labels.items():
+        dice = np.array([_dice(one, truth, found) for one, (_, truth) in zip(made, scans, strict=True)])
+        first = first or (dice.mean(axis=1), made)
         loss = (first[0] - dice.mean(axis=1)).max()
-        changed = np.mean([(one != other).mean() for one, other in zip(labels, first[1], strict=True)])
-        row = [each, *(f"{value:.5f}" for value in dice.mean(axis=0)), f"{dice.mean():.5f}"]
-        print("| " + " | ".join([*row, f"{loss:.5f}", f"{changed:.2e}", f"{seconds:.1f}"]) + " |", flush=True)
+        changed = np.mean([(one != other).mean() for one, other in zip(made, first[1], strict=True)])
+        row = [name, *(f"{value:.5f}" for value in dice.mean(axis=0)), f"{dice.mean():.5f}"]
+        print("| " + " | ".join([*row, f"{loss:.5f}", f"{changed:.2e}", spread(seconds[name], 2)]) + " |", flush=True)
 
 
 def _read(path: str | Path) -> Volume:

@@ -56,7 +56,7 @@ class BundleZip:
         self._where = f"bundle {path.name}"
         with ExitStack() as stack, _reported(self._where):
             file = stack.enter_context(_SmallReads(path))
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._packed = max(file.tell(), 1)
             self._zip = stack.enter_context(zipfile.ZipFile(file))
             entries = self._checked(self._zip.infolist())
