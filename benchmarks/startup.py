@@ -30,6 +30,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "scanloom --help": [*cli, "--help"],
         "scanloom predict (wrong option)": [*cli, "predict", "--nonsense"],
+        "scanloom bundle list": [*cli, "bundle", "list"],
+        "scanloom bundle info, the shipped bundle": [*cli, "bundle", "info", "hippocampus_mr_unet"],
         "scanloom inspect, a DICOM series": [*cli, "inspect", str(study)],
         "import torch": [PYTHON, "-c", "import torch"],
         "import scanloom.networks": [PYTHON, "-c", "import scanloom.networks"],

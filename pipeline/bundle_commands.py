@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .bundle_shown import trust
+from .bundle_shown import info, list_bundles, trust
 
 bundle_app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,8 @@ def _bundle() -> None:
     """Holds the commands in a group, one of them alone too."""
 
 
+bundle_app.command("list")(list_bundles)
+bundle_app.command()(info)
 bundle_app.command()(trust)
 
 

@@ -69,6 +69,11 @@ def bundle_files(folder: Path) -> Iterator[tuple[str, Path]]:
         yield name, named[name]
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of one file, 64 hex digits."""
+    return _digest(path)
+
+
 def file_digests(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of every file of a bundle."""
     return {name: _digest(path) for name, path in bundle_files(folder)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .bundling.execution import Executed
 
+MOST_LABELS = 5
+"""Labels of a bundle that a row names."""
+EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -41,6 +44,71 @@ def trust(
             typer.echo(f"forgotten: {entry.name or '(no name)'} {entry.version} {entry.digest}")
     else:
         _print_trusted(as_json)
+
+
+def list_bundles(as_json: JsonOption = False) -> None:
+    """List the bundles at hand: shipped, trained or trusted here, registered in the MLflow store of this folder."""
+    from .bundling.listing import list_bundles as find_all
+
+    rows = find_all()
+    if as_json:
+        typer.echo(json.dumps({"bundles": rows}, indent=2))
+        return
+    from .bundling.execution import printable
+    from .tables import print_rows
+
+    head = ["name", "version", "modality", "labels", "weights (MB)", "score", "state", "-b"]
+    print_rows([head, *([printable(cell) for cell in _row(row)] for row in rows)])
+
+
+def info(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name, folder or .zip, or models:/NAME@ALIAS.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a bundle is: labels and codes, input, training, weights, licence, trust. Nothing of it runs."""
+    from .bundle import find_bundle
+    from .bundling.facts import bundle_facts
+
+    facts = bundle_facts(find_bundle(bundle))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    facts["trust"] = {key: value for key, value in facts["trust"].items() if key != "runs"}
+    from .bundling.execution import printable
+    from .tables import print_facts
+
+    lines = {key: printable(_words(value)) for key, value in facts.items() if value not in EMPTY}
+    print_facts(f"bundle {lines.pop('name')}", lines)
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    size, score = row["weights_bytes"], row["score"]
+    labels = ", ".join(row["labels"][:MOST_LABELS]) + (" …" if len(row["labels"]) > MOST_LABELS else "")
+    return [
+        row["name"],
+        row["version"],
+        row["modality"] or "",
+        labels,
+        "none" if size is None and row["state"] != "registered" else "" if size is None else f"{size / 1e6:.1f}",
+        f"{score['value']:.4g} {score['what']}" if score else "",
+        row["state"],
+        row["bundle"],
+    ]
+
+
+def _words(value: Any) -> str:
+    """A value of the metadata in words: names and values, one after the other."""
+    if isinstance(value, dict):
+        if {"value", "name", "type"} <= value.keys():
+            codes = [value["category"], value["type"], value["modifier"]]
+            return f"{value['value']} {value['name']}: {', '.join(_words(code) for code in codes if code)}"
+        if {"value", "scheme", "meaning"} <= value.keys():
+            return f"{value['meaning']} ({value['scheme']} {value['value']})"
+        return "; ".join(f"{key} {_words(each)}" for key, each in value.items() if each not in EMPTY)
+    if isinstance(value, list | tuple):
+        inner = any(isinstance(each, dict | list | tuple) for each in value)
+        return (" | " if inner else ", ").join(map(_words, value))
+    return str(value)
 
 
 def _trust(name: str, yes: bool, as_json: bool) -> None:

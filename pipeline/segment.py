@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
+from .bundle_modules import python_names
 from .errors import PipelineError, UsageError, our_own
 from .limits import MAX_VOXELS
 from .lock import locked
@@ -217,7 +218,7 @@ def _take_findings(result: CaseResult, report: Mapping[str, Any]) -> None:
 
 def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
     """The bundle, ready; here, and not before an input has been read, torch and MONAI are imported."""
-    if options.only_predicts:
+    if options.only_predicts and not python_names(bundle.folder):
         from .inference.lean_import import import_monai_for_inference
         from .inference.memory import keep_freed_memory
 

@@ -116,6 +116,11 @@ def trust_state(bundle: Bundle) -> TrustState:
     return TrustState("changed", digest, earlier.date, tuple(_changes(earlier.files, digests)))
 
 
+def known_bundles() -> list[Trusted]:
+    """What is recorded as trained or trusted here."""
+    return read_record()
+
+
 def is_shipped(bundle: Bundle) -> bool:
     """Whether the bundle, with every file in it, lies in the package; a link out of it makes it a stranger's."""
     folder = bundle.folder.resolve()

@@ -65,7 +65,8 @@ def read_record() -> list[Trusted]:
     except (OSError, ValueError):
         return []
     entries = [entry for line in lines if (entry := _parse(line)) is not None]
-    return list({entry.digest: entry for entry in entries}.values())
+    last = {entry.digest: place for place, entry in enumerate(entries)}
+    return [entry for place, entry in enumerate(entries) if last[entry.digest] == place]
 
 
 def append_record(entry: Trusted) -> None:
