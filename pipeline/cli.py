@@ -67,7 +67,7 @@ PrecisionOption = Annotated[
 ]
 FormatsOption = Annotated[
     list[str] | None,
-    typer.Option("--format", help="nifti, dicom-seg, dicom-seg-labelmap, dicom-sr, rtstruct; may be repeated."),
+    typer.Option("--format", help="nifti, tiff, dicom-seg, dicom-seg-labelmap, dicom-sr, rtstruct; may be repeated."),
 ]
 NamesOption = Annotated[
     Literal["hashed", "source"], typer.Option(help="source calls DICOM cases after their folders, which may tell who.")
@@ -95,6 +95,9 @@ def predict(
     names: NamesOption = "hashed",
     max_voxels: MaxVoxelsOption = MAX_VOXELS,
     pages: Annotated[bool, typer.Option("--pages/--no-pages", help="Write pages that show the results.")] = True,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write how sure the network is of each voxel.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: label maps, DICOM SEG, measurements, pictures and a report for each."""
@@ -123,6 +126,7 @@ def predict(
         max_voxels=max_voxels,
         pages=pages,
         only_predicts=not trust_bundle,
+        confidence=confidence,
     )
     with ProgressBar("predict") as report:
         results = run(found, options, report)
@@ -220,6 +224,7 @@ def train(
     held_out = _fold(fold)
     _check_paths([dataset])
     from .bundle import find_bundle
+    from .calibration import held_out_facts
     from .progress import ProgressBar
     from .scans import read_scan
     from .training.all_folds import train_all_folds
@@ -247,9 +252,9 @@ def train(
     _quiet_libraries()
     with ProgressBar("train") as report:
         trained = (
-            train_all_folds(found, options, report, read_scan)
+            train_all_folds(found, options, report, read_scan, held_out_facts)
             if all_folds
-            else [run(found, options, report, read_scan)]
+            else [run(found, options, report, read_scan, held_out_facts)]
         )
     for each in trained if is_first_process() else ():
         record_trust(each)
@@ -433,7 +438,7 @@ def _settings(settings: list[str]) -> dict[str, Any]:
 
 def _print_results(results: list[CaseResult]) -> None:
     """Volumes and files of the cases that went well, the series to choose from of those that were ambiguous."""
-    from .tables import print_series, print_volumes
+    from .tables import print_series, print_verdict, print_volumes
 
     for result in results:
         if isinstance(result.error, StudyError) and result.found:
@@ -446,6 +451,9 @@ def _print_results(results: list[CaseResult]) -> None:
             typer.echo(f"{result.case}: {warning['message']}")
         if result.folder is not None and result.error is None:
             typer.echo(f"{result.case}: {result.status}, {result.folder}")
+    for result in results:
+        if result.verdict is not None:
+            print_verdict(str(result.case), result.verdict)
 
 
 def _print_conversion(result: Conversion) -> None:
@@ -466,6 +474,7 @@ def _result_json(result: CaseResult) -> dict[str, Any]:
         "status": result.status,
         "folder": str(result.folder) if result.folder and result.error is None else None,
         "seconds": round(result.seconds, 3),
+        "verdict": result.verdict.to_json() if result.verdict else None,
         "volumes_ml": result.volumes_ml,
         "warnings": result.warnings,
         "error": str(result.error) if result.error else None,

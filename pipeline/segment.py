@@ -30,6 +30,8 @@ from .progress import Report, Share, silent
 from .studies import Series, select_series
 from .studies.isolation import StudyProcess
 from .trust import require_trust
+from .verdict import Verdict
+from .verdicts import Judge
 
 if TYPE_CHECKING:
     from .inference.predictor import Predictor
@@ -56,6 +58,7 @@ class PredictOptions:
         skip_existing: leave cases alone that these weights have done already, where every file is as it was written.
         pages: write index.html, and for each case view.html, which shows image and labels in a browser.
         only_predicts: the process does nothing else with MONAI, so that it can leave out what training needs.
+        confidence: write confidence.nii.gz, how sure the network is of each voxel.
     """
 
     inputs: Sequence[Path]
@@ -72,6 +75,7 @@ class PredictOptions:
     max_voxels: int = MAX_VOXELS
     pages: bool = True
     only_predicts: bool = False
+    confidence: bool = False
 
 
 @dataclass
@@ -87,6 +91,7 @@ class CaseResult:
         files: names of the outputs in the folder.
         error: what stopped it.
         found: the series of the input.
+        verdict: whether the result can be trusted; None where there is none.
     """
 
     case: str | None
@@ -99,6 +104,7 @@ class CaseResult:
     files: list[str] = field(default_factory=list)
     error: PipelineError | None = None
     found: tuple[Series, ...] = ()
+    verdict: Verdict | None = None
 
 
 def predict(
@@ -122,6 +128,7 @@ def predict(
     bundle = require_trust(bundle, given=options.trust_bundle)
     _ = bundle.labels, bundle.version, bundle.series_rule, bundle.weights_sha256
     check_formats(options.formats)
+    judge = Judge(bundle)
     with (
         locked(options.output),
         StudyProcess(
@@ -130,11 +137,16 @@ def predict(
             shows_errors=log.isEnabledFor(logging.DEBUG),
         ) as studies,
     ):
-        return _segment_all(bundle, options, studies, report, [] if loaded is None else loaded)
+        return _segment_all(bundle, judge, options, studies, report, [] if loaded is None else loaded)
 
 
 def _segment_all(
-    bundle: Bundle, options: PredictOptions, studies: StudyProcess, report: Report, loaded: list[Predictor]
+    bundle: Bundle,
+    judge: Judge,
+    options: PredictOptions,
+    studies: StudyProcess,
+    report: Report,
+    loaded: list[Predictor],
 ) -> list[CaseResult]:
     """Every case, one after the other; OUT is ours."""
     if options.pages:
@@ -145,7 +157,7 @@ def _segment_all(
         result = CaseResult(None)
         try:
             share = Share(report, index / len(options.inputs), (index + 1) / len(options.inputs))
-            _segment(path, result, bundle, options, studies, loaded, [done.case for done in results], share)
+            _segment(path, result, bundle, judge, options, studies, loaded, [done.case for done in results], share)
         except PipelineError as error:
             result.status = "refused" if error.exit_status in (2, 3) else "failed"
             result.error = error
@@ -172,6 +184,7 @@ def _segment(
     path: Path,
     result: CaseResult,
     bundle: Bundle,
+    judge: Judge,
     options: PredictOptions,
     studies: StudyProcess,
     loaded: list[Predictor],
@@ -186,7 +199,8 @@ def _segment(
     if series.case in taken:
         raise UsageError(f"two inputs are called {series.case}. Rename one, or predict them into two folders.")
     result.folder = options.output / series.case
-    if options.skip_existing and (old := whole_report(result.folder, bundle.weights_sha256, options.formats)):
+    extra = ("confidence.nii.gz",) if options.confidence else ()
+    if options.skip_existing and (old := whole_report(result.folder, bundle.weights_sha256, options.formats, extra)):
         result.status = "skipped"
         _take_findings(result, old)
         return
@@ -201,16 +215,23 @@ def _segment(
     predictor = loaded[0]
     size = " x ".join(map(str, volume.spatial_shape))
     report(f"{series.case}: {size} voxels on {predictor.device_name}", 0.2)
-    labels = predictor(volume.measured(), report.part(0.2, 0.9))
+    measured = volume.measured()
+    labels = predictor(measured, report.part(0.2, 0.9))
     clock.lap("predict")
+    result.verdict = judge(measured, labels, predictor.surface_confidence)
+    clock.lap("verdict")
     report(f"{series.case}: writing", 0.9)
-    facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts)
-    written = write_case(result.folder, labels, volume, bundle, facts, options.formats, pages=options.pages)
+    facts = RunFacts(predictor.device_name, clock.seconds, predictor.notices, predictor.facts, result.verdict)
+    written = write_case(
+        result.folder, labels, volume, bundle, facts, options.formats, options.pages, predictor.confidence
+    )
     _take_findings(result, json.loads(written["report"].read_text(encoding="utf-8")))
 
 
 def _take_findings(result: CaseResult, report: Mapping[str, Any]) -> None:
-    """Volumes, warnings and files of a case, from its report."""
+    """Volumes, verdict, warnings and files of a case, from its report."""
+    if report.get("verdict"):
+        result.verdict = Verdict.from_json(report["verdict"])
     result.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
     result.warnings = report["warnings"]
     result.files = [*report["outputs"], "report.json"]
@@ -227,7 +248,12 @@ def _load(bundle: Bundle, options: PredictOptions) -> Predictor:
     from .inference.predictor import Predictor
 
     return Predictor(
-        bundle, options.device, precision=options.precision, engine=options.engine, compile=options.compile
+        bundle,
+        options.device,
+        precision=options.precision,
+        engine=options.engine,
+        compile=options.compile,
+        confidence=options.confidence,
     )
 
 
@@ -241,6 +267,7 @@ def _row(result: CaseResult) -> SummaryRow:
         result.description,
         [warning["message"] for warning in result.warnings],
         result.files,
+        result.verdict,
     )
 
 

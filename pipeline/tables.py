@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .verdict import CHECK, REJECT, Verdict
+
 
 def print_series(summaries: Sequence[Mapping[str, Any]], *, stderr: bool = False) -> None:
     """One row a series: what to call it, what it is, where it lies, and whether it can be read."""
@@ -36,6 +38,17 @@ def print_volumes(cases: Sequence[tuple[str, Mapping[str, float]]]) -> None:
     for case, volumes in cases:
         table.add_row(Text(case), *(f"{volumes[name]:.3f}" if name in volumes else "" for name in names))
     _print(table)
+
+
+def print_verdict(case: str, verdict: Verdict) -> None:
+    """One line; a line a reason where it is not ok, in colour on a terminal."""
+    console = Console(soft_wrap=True)
+    style = {CHECK: "bold yellow", REJECT: "bold red"}.get(verdict.status, "green")
+    console.print(Text(f"{case}: verdict {verdict.status}", style))
+    for reason in verdict.reasons:
+        console.print(Text(f"  {reason.severity}: {reason.message}"))
+    for note in verdict.notes:
+        console.print(Text(f"  note: {note}"))
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:

@@ -92,11 +92,6 @@ class Volume:
         return x, y, z
 
     @property
-    def knows_spacing(self) -> bool:
-        """Whether its source says how large a voxel is."""
-        return all(notice.code != NO_SPACING for notice in self.notices)
-
-    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres, by the determinant, which is right for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0

@@ -12,16 +12,20 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import PipelineError, StudyError, UsageError
 from ..volume import Notice, Volume
-from .labels import write_labels
+from .labels import write_confidence, write_labels
 from .measure import measure, write_measurements
 from .report import RunFacts, build_report, write_report
 from .viewer import write_view
 from .vouching import file_facts
 
-FORMATS = ("nifti", "dicom-seg", "dicom-seg-labelmap", "dicom-sr", "rtstruct")
+FORMATS = ("nifti", "dicom-seg", "dicom-seg-labelmap", "dicom-sr", "rtstruct", "tiff")
 """How a label map, or what was measured on it, can be written."""
 DEFAULT_FORMATS = ("nifti", "dicom-seg")
 """What is written of a DICOM series unless something else is asked for; of other inputs the first."""
+PICTURE_FORMATS = ("nifti", "tiff")
+"""What is written of a picture."""
+NOT_DICOM = {*PICTURE_FORMATS}
+"""The formats that refer to no DICOM instances."""
 
 
 def check_formats(requested: Sequence[str]) -> None:
@@ -36,25 +40,33 @@ def check_formats(requested: Sequence[str]) -> None:
 
 
 def choose_formats(requested: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
-    """The formats to write: those requested, else NIfTI, and DICOM SEG where the input is DICOM.
+    """The formats to write: those requested, else NIfTI, with DICOM SEG for DICOM and TIFF for a picture.
 
     A structured report refers to a segmentation, so "dicom-sr" brings "dicom-seg" along where neither kind of it is
     requested. Call it before the network runs, so that a request that can not be met costs nothing.
 
     Raises:
-        UsageError: an unknown format, or a DICOM object for an input that is not DICOM.
+        UsageError: an unknown format, a DICOM object for an input that is not DICOM, or a TIFF for one that is no
+            picture.
     """
+    if not requested and volume.is_picture:
+        return PICTURE_FORMATS
     if not requested:
         return DEFAULT_FORMATS if volume.sources else DEFAULT_FORMATS[:1]
     check_formats(requested)
     wanted = {*requested}
     if "dicom-sr" in wanted and not wanted & {"dicom-seg", "dicom-seg-labelmap"}:
         wanted.add("dicom-seg")
-    of_dicom = [name for name in FORMATS if name in requested and name != "nifti"]
+    of_dicom = [name for name in FORMATS if name in requested and name not in NOT_DICOM]
     if of_dicom and not volume.sources:
         raise UsageError(
             f"case {volume.case}: {of_dicom[0]} refers to DICOM instances and this input has none. "
             f"Leave out --format {of_dicom[0]}, or give the DICOM series as input."
+        )
+    if "tiff" in wanted and not volume.is_picture:
+        raise UsageError(
+            f"case {volume.case}: a TIFF does not say where its pixels lie in a patient, so only pictures get one. "
+            "Leave out --format tiff."
         )
     return tuple(name for name in FORMATS if name in wanted)
 
@@ -67,6 +79,7 @@ def write_case(
     facts: RunFacts,
     formats: Sequence[str] | None = None,
     pages: bool = False,
+    confidence: np.ndarray | None = None,
 ) -> dict[str, Path]:
     """Write every output of a case into the folder and return name -> path.
 
@@ -83,6 +96,7 @@ def write_case(
         facts: device, seconds so far (the writing is added as "outputs"), warnings.
         formats: as choose_formats takes them.
         pages: write view.html too, which shows image and labels in a browser.
+        confidence: (X, Y, Z) of uint8, how sure the network is, to write as confidence.nii.gz; None writes none.
     Raises:
         UsageError: a format that this input does not allow.
         StudyError: a DICOM object that was asked for can not be written on this source; all else is there.
@@ -98,21 +112,29 @@ def write_case(
     if "nifti" in chosen:
         written["labels"] = folder / "labels.nii.gz"
         write_labels(written["labels"], labels, volume)
+    if "tiff" in chosen:
+        from .label_picture import write_label_picture
+
+        written["label_picture"] = folder / "labels.tif"
+        write_label_picture(written["label_picture"], labels, volume)
+    if confidence is not None:
+        written["confidence"] = folder / "confidence.nii.gz"
+        write_confidence(written["confidence"], confidence, volume)
     written["measurements_json"], written["measurements_csv"] = write_measurements(folder, measurements, volume)
     # matplotlib and highdicom are imported only when their files are written: each costs a large part of a second.
     from .preview import write_preview
 
     written["preview"] = folder / "preview.png"
-    write_preview(written["preview"], labels, volume, bundle, measurements)
+    write_preview(written["preview"], labels, volume, bundle, measurements, facts.verdict)
     refusals: dict[str, StudyError] = {}
-    if {*chosen} - {"nifti"}:
+    if {*chosen} - NOT_DICOM:
         from .dicom_objects import write_dicom_objects
 
         objects, refusals = write_dicom_objects(folder, chosen, labels, measurements, volume, bundle)
         written |= objects
     if pages:
         names = [path.name for path in written.values()]
-        written |= write_view(folder, labels, volume, bundle, measurements, names)
+        written |= write_view(folder, labels, volume, bundle, measurements, names, facts.verdict)
 
     timed = replace(
         facts,

@@ -1,4 +1,4 @@
-"""The label map as NIfTI, on the source grid."""
+"""The label map as NIfTI, on the source grid, and the map of how sure the network is of it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
     check_grid(labels, volume)
     smallest = np.min_scalar_type(int(labels.max(initial=0)))
     write_nifti_volume(path, labels.astype(smallest, copy=False), volume.affine)
+
+
+def write_confidence(path: Path, confidence: np.ndarray, volume: Volume) -> None:
+    """Write the probability of the winning class, from 0 to 1 in 255 steps.
+
+    Args:
+        path: ends in .nii.gz or .nii.
+        confidence: (X, Y, Z) of uint8, the probability times 255, on the volume's grid.
+        volume: gives the affine.
+    Raises:
+        PipelineError: it is not on the volume's grid, or the file can not be written.
+    """
+    check_grid(confidence, volume)
+    write_nifti_volume(path, confidence, volume.affine, slope=1 / 255)

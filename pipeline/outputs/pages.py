@@ -18,6 +18,8 @@ SHOWN_LABELS = 8
 """Volumes of a case that the index shows; the others open on a click."""
 LINKED = {
     "labels.nii.gz": "labels",
+    "labels.tif": "labels (TIFF)",
+    "confidence.nii.gz": "confidence",
     "segmentation.dcm": "DICOM SEG",
     "labelmap.dcm": "DICOM label map",
     "measurements.dcm": "DICOM SR",
@@ -39,11 +41,12 @@ def write_index(path: Path, rows: Sequence[SummaryRow], bundle: Bundle) -> None:
         PipelineError: the file can not be written.
     """
     counts = Counter(row.status for row in rows)
+    verdicts = Counter(f"verdict {row.verdict.status}" for row in rows if row.verdict)
     write_page(
         path,
         "index.html",
         made_by=f"{bundle.name} {bundle.version}",
-        counts=", ".join(f"{number} {status}" for status, number in counts.items()),
+        counts=", ".join(f"{number} {word}" for word, number in (*counts.items(), *verdicts.items())),
         rows=[_row(row) for row in rows],
         limit=SHOWN_LABELS,
     )
@@ -75,6 +78,8 @@ def _row(row: SummaryRow) -> dict[str, Any]:
         "status": row.status,
         "seconds": f"{row.seconds:.1f}",
         "volumes": [(name, volume_text(volume)) for name, volume in row.volumes_ml.items()],
+        "verdict": row.verdict.status if row.verdict else None,
+        "reasons": [(reason.severity, reason.message) for reason in row.verdict.reasons] if row.verdict else [],
         "warnings": list(row.warnings),
         "error": row.error,
         "preview": link("preview.png"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..atomic import write_whole
 from ..bundle import Bundle
+from ..verdict import Verdict
 from ..volume import Notice, Volume
 from .measure import LabelMeasurement
 
@@ -31,12 +32,14 @@ class RunFacts:
         seconds: stage -> wall-clock seconds.
         notices: warnings of the stages after the reader; the volume brings the reader's own.
         inference: what there is to say of the windows, the precision and the memory.
+        verdict: whether the result can be trusted; None where nobody asked.
     """
 
     device: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     inference: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class SummaryRow:
         description: the words of imaging in the series' description.
         warnings: one-line messages.
         files: names of the files in the case's folder.
+        verdict: whether the result can be trusted; None where there is no result.
     """
 
     case: str | None
@@ -62,6 +66,7 @@ class SummaryRow:
     description: str = ""
     warnings: Sequence[str] = ()
     files: Sequence[str] = ()
+    verdict: Verdict | None = None
 
 
 def build_report(
@@ -93,6 +98,7 @@ def build_report(
             {"value": row.value, "name": row.name, "voxels": row.voxels, "volume_ml": row.volume_ml}
             for row in measurements
         ],
+        "verdict": facts.verdict.to_json() if facts.verdict else None,
         "warnings": [asdict(notice) for notice in (*volume.notices, *facts.notices)],
         "outputs": list(outputs),
     }
@@ -108,7 +114,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
-    """Write summary.csv: a row a case, a column `<label>_ml` for each label that any case has.
+    """Write summary.csv: a row a case, a column `<label>_ml` for each label that any case has; verdict and its reasons.
 
     Raises:
         PipelineError: the file can not be written.
@@ -116,11 +122,13 @@ def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.volumes_ml))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["case", "status", "seconds", *(f"{name}_ml" for name in names), "error"])
+    writer.writerow(["case", "status", "seconds", *(f"{name}_ml" for name in names), "verdict", "reasons", "error"])
     for row in rows:
         volumes = [f"{row.volumes_ml[name]:.6g}" if name in row.volumes_ml else "" for name in names]
         error = " ".join((row.error or "").split())
-        writer.writerow([row.case or "", row.status, f"{row.seconds:.2f}", *volumes, error])
+        verdict = row.verdict.status if row.verdict else ""
+        reasons = "; ".join(f"{reason.code}: {reason.message}" for reason in row.verdict.reasons) if row.verdict else ""
+        writer.writerow([row.case or "", row.status, f"{row.seconds:.2f}", *volumes, verdict, reasons, error])
     write_whole(path, table.getvalue().encode())
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from ..atomic import write_whole
 from ..bundle import Bundle
 from ..nifti_writer import nifti_bytes, write_nifti_volume
+from ..verdict import Verdict
 from ..volume import Volume
-from .measure import LabelMeasurement, volume_text
+from .measure import LabelMeasurement, size_text
 from .pages import write_page
 from .sections import largest_sections
 from .window import choose_window
@@ -62,6 +63,7 @@ def write_view(
     bundle: Bundle,
     measurements: Sequence[LabelMeasurement],
     files: Sequence[str] = (),
+    verdict: Verdict | None = None,
 ) -> dict[str, Path]:
     """Write view.html, and where NiiVue stands beside the case's folder image.nii.gz and view-data.js too.
 
@@ -72,6 +74,7 @@ def write_view(
         bundle: gives names and colours.
         measurements: of every label of the bundle.
         files: names of the files that the page links.
+        verdict: whether the result can be trusted; shown where there is one.
     Returns:
         Name -> path of what was written.
     Raises:
@@ -90,6 +93,7 @@ def write_view(
         write_whole(written["view_data"], _script(nifti_bytes(image, affine), nifti_bytes(thinned, affine)))
         facts |= _place_and_windows(image, labels, volume, bundle) | {"notes": _notes(steps)}
     written["view"] = folder / "view.html"
+    facts["verdict"] = verdict.to_json() if verdict else None
     facts["files"] = [*files, *(["image.nii.gz"] if "image" in written else [])]
     write_page(written["view"], "view.html", facts=facts)
     return written
@@ -140,19 +144,22 @@ def _facts(volume: Volume, bundle: Bundle, measurements: Sequence[LabelMeasureme
     shape, spacing = (" x ".join(f"{part:.4g}" for part in parts) for parts in (volume.spatial_shape, volume.spacing))
     return {
         "case": volume.case,
-        "size": f"{shape} voxels of {spacing} mm",
+        "size": f"{shape} voxels of {spacing} mm" if volume.has_spacing else f"{shape} pixels",
         "made_by": f"{bundle.name} {bundle.version}",
         "labels": [
             {
                 "value": row.value,
                 "name": row.name,
                 "color": list(colors[row.value]),
-                "volume": volume_text(row.volume_ml),
+                "volume": size_text(row, volume),
                 "centroid": row.centroid_ras_mm,
             }
             for row in measurements
             if row.voxels
         ],
+        "picture": volume.is_picture,
+        "pixel_mm": list(volume.spacing),
+        "flat": volume.is_picture and volume.spatial_shape[2] == 1,
         "absent": [row.name for row in measurements if not row.voxels],
         "notes": [],
     }

@@ -20,22 +20,27 @@ def file_facts(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
 
 
-def whole_report(folder: Path, weights_sha256: str, formats: Sequence[str] = ()) -> dict[str, Any] | None:
+def whole_report(
+    folder: Path, weights_sha256: str, formats: Sequence[str] = (), names: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """The folder's report.json, where these weights made every file that it names and each is as it was.
 
     Args:
         folder: OUT/<case>.
         weights_sha256: of the weights that would run now.
         formats: those asked for; empty for what is usual for such an input.
+        names: of further files asked for.
     Returns:
         None where there is no report, it is no whole one or of other weights, a file is missing or changed, or a
-        format was not written.
+        format or another file was not written.
     """
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if report["bundle"]["weights_sha256"] != weights_sha256 or set(report["outputs"]) != set(report["files"]):
             return None
         if not set(formats or report["formats"]["usual"]) <= set(report["formats"]["written"]):
+            return None
+        if not set(names) <= set(report["files"]):
             return None
         whole = all(_is_as_it_was(folder / name, facts) for name, facts in report["files"].items())
         return report if whole else None

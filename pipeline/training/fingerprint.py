@@ -43,7 +43,7 @@ class FingerprintBuilder:
             {
                 "case": case.name,
                 "modality": image.modality,
-                "knows_spacing": image.knows_spacing,
+                "has_spacing": image.has_spacing,
                 "scan": scan,
                 "labels": look_at_labels(case.labels, image, scan, values),
                 "nonzero": _nonzero_share(array),
@@ -82,7 +82,7 @@ class FingerprintBuilder:
             image_levels=dict(zip(IMAGE_LEVELS, levels, strict=True)),
             labels={value: _label_size(rows, value, name) for value, name in sorted(labels.items())},
             scan=facts_of(scans, SCAN_FACTS),
-            has_spacing=any(row["knows_spacing"] for row in rows),
+            has_spacing=any(row["has_spacing"] for row in rows),
         )
 
     def _is_foreground(self, labels: np.ndarray) -> np.ndarray:

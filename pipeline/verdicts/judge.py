@@ -51,8 +51,8 @@ class Judge:
         seen = look(volume, labels, self.fingerprint)
         known = (self.fingerprint, self.settings, seen.axes)
         reasons = [
-            *scan_reasons(seen.scan, volume.modality, volume.knows_spacing, *known),
-            *label_reasons(seen.labels, surfaces, volume.knows_spacing, *known),
+            *scan_reasons(seen.scan, volume.modality, volume.has_spacing, *known),
+            *label_reasons(seen.labels, surfaces, volume.has_spacing, *known),
             *mirror_reasons(seen.labels, *known),
         ]
         kept = [reason for reason in reasons if reason.code not in self.settings.ignore]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import shutil
@@ -29,12 +30,19 @@ SHAPE = (12, 13, 14)
 class BrightVoxels:
     """Stands for a loaded network: label 1 above the mean, 2 in the brightest tenth."""
 
+    def __init__(self, keeps: bool = False) -> None:
+        self.keeps = keeps
+
     device_name = "cpu"
     facts = {"windows": 1, "precision": "fp32"}  # noqa: RUF012
     notices = (Notice("memory", "one window at a time"),)
+    surface_confidence = {1: 0.8, 2: 0.9}  # noqa: RUF012
+    confidence: np.ndarray | None = None
 
     def __call__(self, volume: Volume, report: Report) -> np.ndarray:
         report(None, 0.5)
+        if self.keeps:
+            self.confidence = np.full(volume.spatial_shape, 204, np.uint8)
         values = volume.array[0]
         return ((values > values.mean()).astype(np.uint8) + (values > np.quantile(values, 0.9))).astype(np.uint8)
 
@@ -46,7 +54,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def load(bundle: Bundle, options: PredictOptions) -> BrightVoxels:
         lines.append(bundle.name)
-        return BrightVoxels()
+        return BrightVoxels(options.confidence)
 
     monkeypatch.setattr(segment, "_load", load)
     return lines
@@ -81,7 +89,7 @@ def test_a_nifti_case_gets_all_its_files(tmp_path: Path, bundle: Bundle, loads: 
     assert names - pages == {"labels.nii.gz", "measurements.json", "measurements.csv", "preview.png", "report.json"}
     assert "view.html" in names
     report = json.loads((tmp_path / "out" / "head" / "report.json").read_text())
-    assert set(report["seconds"]) == {"read", "load", "predict", "outputs"}
+    assert set(report["seconds"]) == {"read", "load", "predict", "verdict", "outputs"}
     assert report["bundle"]["weights_sha256"] == bundle.weights_sha256
 
 
@@ -270,6 +278,71 @@ def test_nan_reaches_no_network(tmp_path: Path, bundle: Bundle, loads: list[str]
     assert result.status == "done"
     assert "not-finite" in [warning["code"] for warning in result.warnings]
     assert min(result.volumes_ml.values()) > 0  # the mean of NaN would mark nothing
+
+
+def verdict_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "report.json").read_text())["verdict"]
+
+
+def test_a_verdict_is_in_every_place_that_shows_the_case(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    [result] = predict(bundle, options(tmp_path, make_scan(tmp_path / "head.nii.gz")))  # noise: no hippocampus
+    assert result.verdict is not None
+    assert (result.status, result.verdict.status, exit_status([result])) == ("done", "reject", 0)
+    assert verdict_of(tmp_path / "out" / "head") == result.verdict.to_json()
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    first = result.verdict.reasons[0]
+    assert row["verdict"] == "reject"
+    assert f"{first.code}: {first.message}" in row["reasons"]
+    for page in (tmp_path / "out" / "index.html", tmp_path / "out" / "head" / "view.html"):
+        text = page.read_text()
+        assert html.escape(first.message, quote=False) in text.replace("&#39;", "'")
+        assert "reject" in text
+    assert "1 verdict reject" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_bundle_without_fingerprint_says_so(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    path = bundle.folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["fingerprint"]
+    path.write_text(json.dumps(metadata))
+    [result] = predict(find_bundle(bundle.folder), options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
+    assert result.verdict is not None
+    assert result.verdict.status == "ok"
+    assert result.verdict.notes[0].startswith("no fingerprint")
+
+
+def test_a_fingerprint_that_is_none_stops_before_anything_is_read(
+    tmp_path: Path, bundle: Bundle, loads: list[str]
+) -> None:
+    path = bundle.folder / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": {"cases": 3}}))
+    with pytest.raises(BundleError, match=r"fingerprint in configs/metadata\.json is no fingerprint"):
+        predict(find_bundle(bundle.folder), options(tmp_path, make_scan(tmp_path / "head.nii.gz")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_skipped_case_keeps_its_verdict(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    [first] = predict(bundle, options(tmp_path, scan))
+    [again] = predict(bundle, options(tmp_path, scan, skip_existing=True))
+    assert again.status == "skipped"
+    assert again.verdict == first.verdict
+
+
+def test_a_confidence_map_is_written_on_demand(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:
+    scan = make_scan(tmp_path / "head.nii.gz")
+    predict(bundle, options(tmp_path, scan))
+    assert not (tmp_path / "out" / "head" / "confidence.nii.gz").exists()
+    loads.clear()
+    [made] = predict(bundle, options(tmp_path, scan, confidence=True, skip_existing=True))
+    assert made.status == "done"  # the earlier run had written none
+    assert "confidence.nii.gz" in made.files
+    image = nib.load(tmp_path / "out" / "head" / "confidence.nii.gz")
+    np.testing.assert_allclose(image.get_fdata(), 0.8, atol=1e-6)
+    np.testing.assert_allclose(image.affine, nib.load(scan).affine, atol=1e-5)
+    [same] = predict(bundle, options(tmp_path, scan, confidence=True, skip_existing=True))
+    assert same.status == "skipped"
 
 
 def test_two_inputs_of_one_name_do_not_overwrite_each_other(tmp_path: Path, bundle: Bundle, loads: list[str]) -> None:

@@ -82,7 +82,17 @@ def test_the_summary_has_a_row_a_case_and_a_column_a_label(tmp_path):
     write_summary(tmp_path / "summary.csv", rows)
     with (tmp_path / "summary.csv").open(newline="") as file:
         one, two, three = csv.DictReader(file)
-    assert list(one) == ["case", "status", "seconds", "anterior_ml", "posterior_ml", "tumour_ml", "error"]
+    assert list(one) == [
+        "case",
+        "status",
+        "seconds",
+        "anterior_ml",
+        "posterior_ml",
+        "tumour_ml",
+        "verdict",
+        "reasons",
+        "error",
+    ]
     assert (one["anterior_ml"], one["posterior_ml"], one["tumour_ml"]) == ("1.55043", "0", "")
     assert (two["case"], two["status"], two["error"]) == ("", "refused", "series x: gap of 3 mm. Export it again.")
     assert three["tumour_ml"] == "3"
@@ -90,7 +100,7 @@ def test_the_summary_has_a_row_a_case_and_a_column_a_label(tmp_path):
 
 def test_a_summary_of_nothing_has_a_header(tmp_path):
     write_summary(tmp_path / "summary.csv", [])
-    assert (tmp_path / "summary.csv").read_text() == "case,status,seconds,error\n"
+    assert (tmp_path / "summary.csv").read_text() == "case,status,seconds,verdict,reasons,error\n"
 
 
 def test_a_folder_that_can_not_be_made_is_an_error(tmp_path):
