@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ class Bundle:
         folder: where its files are read.
         metadata: of configs/metadata.json.
         trusted: its code may run here, that of its own Python files too; see `trust.require_trust`.
-        copied_from: the user's folder, where `folder` is a private copy of it that was checked.
+        copied_from: the user's folder or zip, where `folder` is a private copy of it that was checked, or was unpacked.
         private_copy: that copy, which lasts as long as this object.
     """
 
@@ -99,7 +99,7 @@ class Bundle:
 
     @property
     def source(self) -> Path:
-        """The folder that the user knows it by."""
+        """The folder or zip that the user knows it by."""
         return self.copied_from or self.folder
 
     @property
@@ -246,7 +246,8 @@ def find_bundle(name_or_folder: str | Path) -> Bundle:
     elif _is_zip(Path(name_or_folder).expanduser()):
         from .bundling.unpack import unpacked_bundle
 
-        name_or_folder = unpacked_bundle(Path(name_or_folder).expanduser())
+        path = Path(name_or_folder).expanduser()
+        return replace(open_bundle(unpacked_bundle(path).resolve()), copied_from=path.resolve())
     candidates = [Path(name_or_folder).expanduser(), SHIPPED / name_or_folder]
     for folder in candidates:
         if (folder / "configs" / "metadata.json").is_file():

@@ -80,7 +80,7 @@ def private_bundle(bundle: Bundle) -> Bundle:
     """The same bundle in a private copy, which lasts as long as what is returned; see `PrivateCopy`."""
     copied = PrivateCopy(bundle.folder)
     opened = open_bundle(copied.folder)
-    return replace(opened, trusted=True, copied_from=bundle.folder, private_copy=copied)
+    return replace(opened, trusted=True, copied_from=bundle.source, private_copy=copied)
 
 
 def record_trust(bundle: Bundle, how: Literal["trained", "trusted"] = TRAINED) -> None:

@@ -52,6 +52,7 @@ def test_a_packed_bundle_is_found_and_has_the_digest_of_its_folder(tmp_path, cac
     assert found.folder == (cache / packed.sha256 / "tiny").resolve()
     assert bundle_digest(found) == bundle_digest(bundle) == packed.digest
     assert found.labels == bundle.labels
+    assert found.source == packed.path.resolve()
 
 
 @pytest.mark.parametrize("top", ["small/", ""])
