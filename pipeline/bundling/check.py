@@ -54,8 +54,10 @@ def check_bundle(bundle: Bundle, *, untrusted: str | None = None, report: Report
     done = _run(reading, findings, report, 0.0, READING)
     why = untrusted or _obstacle(configs, findings)
     if why is None:
-        done += _run(RunningSteps(bundle, configs).steps(), findings, report, READING, 1.0)
-    left_out = tuple(LeftOut(step, why or "the network can not be built") for step in STEPS if step not in done)
+        running = RunningSteps(bundle, configs)
+        done += _run(running.steps(), findings, report, READING, 1.0)
+        why = running.obstacle
+    left_out = tuple(LeftOut(step, why) for step in STEPS if step not in done)
     name = f"{bundle.name} {bundle.metadata.get('version', '')}".strip()
     return CheckReport(name, tuple(findings), tuple(done), left_out)
 

@@ -53,15 +53,13 @@ def processing_findings(bundle: Bundle, configs: Sequence[BundleConfig], network
 
     Args:
         bundle: may run.
-        configs: of it.
+        configs: of it; its metadata say channels and sizes of image and pred.
         network: of the inference config, in evaluation.
     """
     channels, shape = (
         entry(bundle.metadata, f"{FORMAT}#inputs#image#{key}") for key in ("num_channels", "spatial_shape")
     )
     outputs = entry(bundle.metadata, f"{FORMAT}#outputs#pred#num_channels")
-    if not (isinstance(channels, int) and isinstance(outputs, int) and isinstance(shape, list)):
-        return  # the schema has said so
     with TemporaryDirectory() as name:
         labels = max(outputs - 1, 1)
         scan = make_up_scan(Path(name), bundle.series_rule, channels=channels, labels=labels, planes=len(shape) == 2)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import NETWORK, Bundle
 from ..errors import BundleError
 from .check_forward import forward_findings
 from .check_processing import processing_findings
 from .check_weights import fit_findings
-from .configs import BundleConfig
+from .configs import BundleConfig, entry
 from .finding import Finding, shown
 
 if TYPE_CHECKING:
@@ -38,18 +38,25 @@ class RunningSteps:
         self.bundle, self.configs = bundle, configs
 
     def steps(self) -> list[tuple[str, Callable[[], Iterable[Finding]]]]:
-        """Names and what does them, in order; those that need the network find nothing where there is none."""
+        """Names and what does them, in order: those of `STEPS` that can be done."""
         file = f"configs/{self.bundle.config('inference').name}"
         network = self._network
-        if not isinstance(network, Finding):
-            fit = partial(fit_findings, self.bundle, network, file)
+        if isinstance(network, Finding):
+            return [(BUILD, lambda: [network])]
+        found: list[tuple[str, Callable[[], Iterable[Finding]]]] = [(BUILD, tuple)]
+        found.append((FIT, _quiet(partial(fit_findings, self.bundle, network, file))))
+        if _is_described(self.bundle.metadata):
             forward = partial(forward_findings, self.bundle.metadata, network)
             chains = partial(processing_findings, self.bundle, self.configs, network)
-            return [
-                (BUILD, tuple),
-                *((name, _quiet(step)) for name, step in ((FIT, fit), (FORWARD, forward), (PROCESSING, chains))),
-            ]
-        return [(BUILD, lambda: [network])]
+            found += [(FORWARD, _quiet(forward)), (PROCESSING, _quiet(chains))]
+        return found
+
+    @property
+    def obstacle(self) -> str:
+        """Why steps are not among them."""
+        if isinstance(self._network, Finding):
+            return "the network can not be built"
+        return "network_data_format in configs/metadata.json does not say what the network takes and makes"
 
     @cached_property
     def _network(self) -> nn.Module | Finding:
@@ -71,6 +78,17 @@ class RunningSteps:
         if isinstance(network, nn.Module):
             return network.eval()
         return Finding(file, NETWORK, shown(type(network).__name__), "it is no network", "Make it a torch Module.")
+
+
+def _is_described(metadata: Mapping[str, Any]) -> bool:
+    """Whether the metadata say of image and pred how many channels and which sizes they have."""
+    tensors = [entry(metadata, f"network_data_format#{place}") for place in ("inputs#image", "outputs#pred")]
+    return all(
+        isinstance(tensor, Mapping)
+        and isinstance(tensor.get("num_channels"), int)
+        and isinstance(tensor.get("spatial_shape"), list)
+        for tensor in tensors
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-SHOWN = 80
+SHOWN = 120
 """Characters of a value that a line shows."""
 MISSING = "(missing)"
 """The value of a key that is not there."""

@@ -37,12 +37,12 @@ def schema_findings(metadata: Mapping[str, Any]) -> Iterator[Finding]:
     from jsonschema import Draft201909Validator
 
     errors = Draft201909Validator(metadata_schema()).iter_errors(dict(metadata))
-    for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path]):
-        yield from _findings(error)
+    ordered = sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
+    yield from dict.fromkeys(finding for error in ordered for finding in _findings(error))
 
 
 def _findings(error: ValidationError) -> Iterator[Finding]:
-    """Of one error: several where several keys are missing, those within where a condition fails."""
+    """Of one error; of each of several about missing keys, all that are missing."""
     path = "#".join(map(str, error.absolute_path))
     if error.validator == "required":
         properties = error.schema.get("properties", {})

@@ -470,6 +470,13 @@ def test_what_needs_a_network_is_left_out_where_it_can_not_be_built(good_bundle:
     assert "must be one of 'valid', 'same'" in report.lines()[0]
 
 
+def test_what_needs_a_described_network_is_left_out_where_it_is_not_described(good_bundle: Bundle) -> None:
+    change_metadata(good_bundle.folder, f"{PRED}#spatial_shape", drop=True)
+    report = check_bundle(find_bundle(good_bundle.folder))
+    assert [step.step for step in report.left_out] == list(STEPS[2:])
+    assert "does not say what the network takes and makes" in report.lines()[-2]
+
+
 def test_a_config_that_lies_upon_another_is_checked_upon_it(good_bundle: Bundle) -> None:
     """As the Model Zoo's evaluate.json upon train.json."""
     overlay = {

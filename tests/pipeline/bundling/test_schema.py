@@ -55,6 +55,12 @@ def test_every_key_of_the_contract_is_required(key: str) -> None:
     assert (finding.key, finding.value) == (key, "(missing)") and finding.remedy.startswith("Add ")
 
 
+def test_each_missing_key_is_one_finding() -> None:
+    keys = ("task", "authors", "copyright")
+    found = [finding.key for finding in schema_findings({name: GOOD[name] for name in GOOD if name not in keys})]
+    assert found == sorted(keys, key=metadata_schema()["required"].index)
+
+
 @pytest.mark.parametrize("shape", [[96, 96, 96], ["n"], ["16*n", "2**p*n"], ["*", "*"], ["16*(n+1)", "2**p", 4]])
 def test_shapes_are_numbers_or_expressions_in_n_and_p(shape: list[int | str]) -> None:
     assert list(schema_findings(with_shape(shape))) == []
