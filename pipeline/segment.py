@@ -47,7 +47,7 @@ class PredictOptions:
         inputs: files and folders, one case each.
         output: the folder OUT; a case's files go to OUT/<case>.
         series: which series of each input; None where the bundle's rule must decide.
-        formats: of `outputs.FORMATS`; empty for NIfTI, and DICOM SEG where the input is DICOM.
+        formats: of `outputs.FORMATS`; empty for NIfTI, with DICOM SEG for DICOM and TIFF for pictures.
         device: "auto", "cpu", "cuda", …; several of one kind with commas between.
         precision: "auto", "fp32", "bf16" or "fp16".
         engine: "torch", "openvino" or "onnxruntime".

@@ -26,7 +26,9 @@ function showPlace(nv, place) {
   const [image, label] = place.values.map((each) => each.value);
   const found = facts.labels.find((each) => each.value === Math.round(label));
   const value = Number.isFinite(image) ? Number(image.toPrecision(5)) : "none";
-  const words = [`R ${mm[0]}  A ${mm[1]}  S ${mm[2]} mm`, `${value} ${facts.unit}`.trim()];
+  const [column, row, page] = facts.pixel_mm.map((length, axis) => Math.round(Math.abs(place.mm[axis]) / length));
+  const pixel = `column ${column}  row ${row}` + (facts.flat ? "" : `  page ${page + 1}`);
+  const words = [facts.picture ? pixel : `R ${mm[0]}  A ${mm[1]}  S ${mm[2]} mm`, `${value} ${facts.unit}`.trim()];
   byId("where").textContent = (found ? [...words, found.name] : words).join("  |  ");
 }
 
@@ -97,7 +99,8 @@ async function start() {
     backColor: [0, 0, 0, 1], fontColor: [1, 0.72, 0.1, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7],
     crosshairWidth: 0.4, crosshairWidthUnit: "percent", isRadiologicalConvention: true, sagittalNoseLeft: true,
     multiplanarShowRender: 1, showAllOrientationMarkers: true, showLegend: false, dragAndDropEnabled: false,
-    tileMargin: 12, logLevel: "error",
+    tileMargin: 12, logLevel: "error", isOrientationTextVisible: !facts.picture,
+    sliceType: facts.flat ? 0 : 3,
   });
   await nv.attachToCanvas(byId("canvas"));
   const [low, high] = facts.windows[0].slice(1);

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import scanloom.pipeline.outputs
+from PIL import Image
 from scanloom.pipeline.errors import PipelineError, StudyError, UsageError
 from scanloom.pipeline.outputs import FORMATS, RunFacts, choose_formats, whole_report, write_case
 from scanloom.pipeline.outputs import case as case_module
@@ -56,7 +57,9 @@ def test_all_dicom_objects_are_written_where_asked_for_and_refer_to_one_another(
     tmp_path, make_volume, make_labels, write_dicom_volume, bundle
 ):
     volume = write_dicom_volume(make_volume(affine=AXIAL))
-    written = write_case(tmp_path / "out", make_labels(), volume, bundle, FACTS, FORMATS)
+    written = write_case(
+        tmp_path / "out", make_labels(), volume, bundle, FACTS, [name for name in FORMATS if name != "tiff"]
+    )
     files = ["segmentation.dcm", "labelmap.dcm", "measurements.dcm", "rtstruct.dcm"]
     assert [path.name for path in written.values() if path.suffix == ".dcm"] == files
     modalities = [pydicom.dcmread(tmp_path / "out" / name).Modality for name in files]
@@ -110,6 +113,9 @@ def test_a_refused_object_that_was_asked_for_is_an_error_once_all_else_is_writte
 def test_formats_follow_the_request_and_the_input(make_volume, tmp_path):
     image, series = make_volume(), make_volume(sources=(SourceSlice(tmp_path / "1", None, 0),))
     assert choose_formats(None, image) == ("nifti",)
+    picture = make_volume((9, 8, 1), is_picture=True)
+    assert choose_formats(None, picture) == ("nifti", "tiff")
+    assert choose_formats(["tiff"], picture) == ("tiff",)
     assert choose_formats((), series) == ("nifti", "dicom-seg")
     assert choose_formats(["dicom-seg", "nifti", "nifti"], series) == ("nifti", "dicom-seg")
     assert choose_formats(["dicom-sr"], series) == ("dicom-seg", "dicom-sr")
@@ -124,6 +130,25 @@ def test_formats_that_can_not_be_are_refused(make_volume):
         choose_formats(["dicom-seg"], make_volume())
     with pytest.raises(UsageError, match=r"dicom-sr refers to DICOM instances.* Leave out --format dicom-sr"):
         choose_formats(["nifti", "dicom-sr"], make_volume())
+    with pytest.raises(UsageError, match="dicom-seg refers to DICOM instances and this input has none"):
+        choose_formats(["tiff", "dicom-seg"], make_volume(is_picture=True))
+    with pytest.raises(UsageError, match=r"only pictures get one\. Leave out --format tiff"):
+        choose_formats(["tiff"], make_volume())
+
+
+def test_a_picture_gives_a_tiff_of_its_own_rows_and_columns(tmp_path, make_volume, bundle):
+    volume = make_volume((30, 20, 1), affine=np.diag([-1.0, -1, 1, 1]), is_picture=True)
+    labels = np.zeros((30, 20, 1), np.uint8)
+    labels[3:9, 2:5] = 1
+    written = write_case(tmp_path / "out", labels, volume, bundle, FACTS, pages=True)
+    assert written["label_picture"].name == "labels.tif"
+    with Image.open(written["label_picture"]) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), labels[..., 0].T)
+    report = json.loads(written["report"].read_text())
+    assert report["formats"]["usual"] == ["nifti", "tiff"]
+    assert whole_report(tmp_path / "out", bundle.weights_sha256) is not None
+    measurements = json.loads(written["measurements_json"].read_text())
+    assert measurements["labels"][0]["voxels"] == 18
 
 
 def test_a_report_vouches_for_files_of_one_run_only(tmp_path, make_volume, make_labels, bundle, monkeypatch):

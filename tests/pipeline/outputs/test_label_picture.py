@@ -16,7 +16,8 @@ def test_rows_columns_and_pages_are_the_picture_s(tmp_path, make_volume, most, k
     labels[0, 0, 0] = most
     path = tmp_path / "labels.tif"
     write_label_picture(path, labels, make_volume((30, 20, pages), is_picture=True))
-    stack = np.stack([page.asarray() for page in tifffile.TiffFile(path).pages])
+    with tifffile.TiffFile(path) as file:
+        stack = np.stack([page.asarray() for page in file.pages])
     np.testing.assert_array_equal(stack, labels.T)
     assert stack.dtype == kind
     (series,) = find_series(path)

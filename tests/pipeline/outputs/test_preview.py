@@ -5,13 +5,15 @@ import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scanloom.pipeline.errors import BundleError, PipelineError
 from scanloom.pipeline.outputs import write_preview
 from scanloom.pipeline.outputs.measure import volume_text
-from scanloom.pipeline.outputs.panel import outline, scale_bar_mm
+from scanloom.pipeline.outputs.panel import length_text, outline, scale_bar_mm
 from scanloom.pipeline.outputs.preview import CLOSE_UPS
 from scanloom.pipeline.outputs.window import choose_window
+from scanloom.pipeline.volume import Notice
 
 
 def colored_pixels(path: Path) -> int:
@@ -37,7 +39,7 @@ def test_an_empty_label_map_gives_a_picture_without_labels(tmp_path, make_volume
 def test_any_shape_gives_a_picture_of_bounded_size(tmp_path, make_volume, bundle, shape):
     write_preview(tmp_path / "preview.png", np.ones(shape, np.uint8), make_volume(shape), bundle)
     height, width, _ = matplotlib.image.imread(tmp_path / "preview.png").shape
-    assert 100 < height <= 800
+    assert 100 < height <= 1200
     assert 800 < width <= 1500
 
 
@@ -150,3 +152,44 @@ def test_a_real_case_is_drawn(tmp_path, make_volume, bundle, data_folder):
     volume = replace(make_volume(affine=image.affine), array=np.asarray(image.dataobj)[None])
     write_preview(tmp_path / "preview.png", labels, volume, bundle)
     assert colored_pixels(tmp_path / "preview.png") > 10_000
+
+
+def test_a_picture_is_one_large_panel_without_a_patients_directions(tmp_path, make_volume, bundle, monkeypatch):
+    said = []
+
+    def listen(kind):
+        original = kind.text
+
+        def keep(target, x, y, text, **style):
+            said.append(text)
+            return original(target, x, y, text, **style)
+
+        monkeypatch.setattr(kind, "text", keep)
+
+    listen(Figure)
+    listen(Axes)
+    notices = (Notice("no-spacing", "none is told"),)
+    volume = make_volume((60, 40, 1), affine=np.diag([-1.0, -1, 1, 1]), is_picture=True, notices=notices)
+    labels = np.zeros((60, 40, 1), np.uint8)
+    labels[10:30, 5:15] = 1
+    write_preview(tmp_path / "preview.png", labels, volume, bundle)
+    height, width, _ = matplotlib.image.imread(tmp_path / "preview.png").shape
+    assert height > 900 < width
+    shown = " ".join(said)
+    assert "pixels" in shown
+    assert " mm" not in shown and "patient" not in shown
+    assert not {"R", "L", "A", "P"} & {*said}
+
+
+@pytest.mark.parametrize(
+    ("length", "known", "text"),
+    [
+        (20.0, True, "20 mm"),
+        (0.005, True, "5 µm"),
+        (2e-4, True, "200 nm"),
+        (5e-7, True, "0.5 nm"),
+        (100, False, "100 pixels"),
+    ],
+)
+def test_lengths_are_in_the_unit_that_leaves_few_zeros(length, known, text):
+    assert length_text(length, known) == text
