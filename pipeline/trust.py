@@ -22,7 +22,7 @@ from typing import Literal
 from .bundle import SHIPPED, Bundle, open_bundle
 from .bundle_files import PrivateCopy, digest_of_files, file_digests
 from .errors import BundleError, UsageError
-from .trust_record import DIGEST, TRAINED, TRUSTED, Trusted, append_record, drop_records, read_record, record_path
+from .trust_record import DIGEST, TRAINED, TRUSTED, How, Trusted, append_record, drop_records, read_record, record_path
 
 log = logging.getLogger("scanloom.trust")
 
@@ -83,7 +83,7 @@ def private_bundle(bundle: Bundle) -> Bundle:
     return replace(opened, trusted=True, copied_from=bundle.source, private_copy=copied)
 
 
-def record_trust(bundle: Bundle, how: Literal["trained", "trusted"] = TRAINED) -> None:
+def record_trust(bundle: Bundle, how: How = TRAINED) -> None:
     """Remember the bundle, as it is now, as one that may run; a warning where that can not be written."""
     digests = bundle.digests or file_digests(bundle.folder)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -176,7 +176,8 @@ def _recorded_before(bundle: Bundle, known: Iterable[Trusted], digests: Mapping[
     described = [entry for entry in known if entry.files]
     same_place = [entry for entry in described if entry.folder == str(bundle.source)]
     same_name = [e for e in described if e.name == bundle.name and set(e.files.items()) & set(digests.items())]
-    return (same_place or same_name or [None])[-1]
+    found = same_place or same_name
+    return found[-1] if found else None
 
 
 def _changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

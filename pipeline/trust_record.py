@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .atomic import write_whole
 from .bundle_files import digest_of_files
@@ -24,7 +24,9 @@ from .errors import PipelineError
 log = logging.getLogger("scanloom.trust")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-TRAINED, TRUSTED = "trained", "trusted"
+How = Literal["trained", "trusted"]
+TRAINED: How = "trained"
+TRUSTED: How = "trusted"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 TENSOR_NAMES = re.compile(
     r"collections OrderedDict|torch \w+Storage|torch Size|torch (u?int|float|bfloat|complex|bool)\w*"
@@ -74,7 +75,7 @@ def _told(strange: set[str]) -> str | None:
     return f"a pickle that calls {', '.join(sorted(strange))}" if strange else None
 
 
-def _strange_names(file: io.BufferedIOBase) -> Iterator[str]:
+def _strange_names(file: IO[bytes]) -> Iterator[str]:
     """What the next pickle in the file would import, beside what tensors need; "?" for what can not be told."""
     texts: list[str] = []
     memo: dict[int, str] = {}
