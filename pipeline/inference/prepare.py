@@ -21,6 +21,8 @@ from ..shear import is_sheared
 from ..volume import Volume
 from .confidence import winning
 
+MICROSCOPIC_MM = 2.0**-6
+"""Finer spacings are rounded to a smaller step."""
 SPACING_STEP_MM = 2.0**-16
 """Spacings are rounded to this for the preprocessing; a power of two, so that field of view / matrix stays exact."""
 
@@ -107,7 +109,18 @@ def straightened(affine: np.ndarray) -> np.ndarray:
     if is_sheared(affine):
         return affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return np.diag([*(np.round(spacing / SPACING_STEP_MM) * SPACING_STEP_MM), 1.0])
+    step = spacing_step_mm(spacing)
+    return np.diag([*(np.round(spacing / step) * step), 1.0])
+
+
+def spacing_step_mm(spacing: np.ndarray) -> float:
+    """What spacings are rounded to: `SPACING_STEP_MM`, or as small a part of a microscope's voxels, a power of two.
+
+    Args:
+        spacing: (3,) mm, positive.
+    """
+    finest = float(np.min(spacing))
+    return SPACING_STEP_MM * (1.0 if finest >= MICROSCOPIC_MM else 2.0 ** np.floor(np.log2(finest / MICROSCOPIC_MM)))
 
 
 def after_loader(preprocessing: Compose) -> Compose:

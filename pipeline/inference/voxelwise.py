@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..shear import is_sheared
 from ..volume import Volume
-from .prepare import SPACING_STEP_MM, after_loader
+from .prepare import after_loader, spacing_step_mm
 
 VOXELWISE = (
     monai_transforms.ScaleIntensityRanged,
@@ -70,7 +70,7 @@ def _changes_nothing(step: Transform, volume: Volume) -> bool:
         return step.ornt_transform.axcodes == "RAS"
     if isinstance(step, monai_transforms.Spacingd) and not is_sheared(volume.affine):
         wanted = np.broadcast_to(step.spacing_transform.pixdim, (3,))
-        return bool(np.abs(wanted - volume.spacing).max() <= SPACING_STEP_MM)
+        return bool(np.abs(wanted - volume.spacing).max() <= spacing_step_mm(np.asarray(volume.spacing)))
     return False
 
 

@@ -21,6 +21,7 @@ from scanloom.pipeline.inference.prepare import (
     canonical,
     labels_on_grid,
     prepare,
+    spacing_step_mm,
     straightened,
     to_source_order,
 )
@@ -210,3 +211,12 @@ def test_shear_is_left_for_the_preprocessing_to_undo():
     affine = make_affine(degrees=(6, 0, 0))
     affine[:3, 2] += 0.01 * affine[:3, 1]
     np.testing.assert_array_equal(straightened(affine), affine)
+
+
+@pytest.mark.parametrize("finest", [5e-7, 4e-6, 1e-3, 0.015, 2.0**-6, 0.3, 1.0])
+def test_the_spacing_of_a_microscope_survives_being_rounded(finest):
+    spacing = np.array([finest, finest, finest * 12.5])
+    found = np.diag(straightened(np.diag([*spacing, 1.0])))[:3]
+    np.testing.assert_allclose(found, spacing, rtol=1e-3)
+    np.testing.assert_array_equal(found / spacing_step_mm(spacing), np.round(found / spacing_step_mm(spacing)))
+    assert spacing_step_mm(np.array([2.0**-6, 1, 1])) == spacing_step_mm(np.array([3.0, 1, 1])) == 2.0**-16
