@@ -10,6 +10,9 @@ from ..nifti_writer import write_nifti_volume
 from ..volume import Volume
 from .checks import check_grid
 
+STEP = 0.003921568
+"""1/255, rounded down, for the header holds single precision, and no probability is above 1."""
+
 
 def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
     """Write the label map in the smallest unsigned type that holds it; the header says nothing but the geometry.
@@ -37,4 +40,4 @@ def write_confidence(path: Path, confidence: np.ndarray, volume: Volume) -> None
         PipelineError: it is not on the volume's grid, or the file can not be written.
     """
     check_grid(confidence, volume)
-    write_nifti_volume(path, confidence, volume.affine, slope=1 / 255)
+    write_nifti_volume(path, confidence, volume.affine, slope=STEP)

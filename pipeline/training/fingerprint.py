@@ -110,7 +110,9 @@ def _label_size(rows: Sequence[Mapping[str, Any]], value: int, name: str) -> Lab
 
 def facts_of(found: Sequence[ScanFacts | LabelFacts], names: Sequence[str]) -> dict[str, Spreads]:
     """Name of a fact -> its spreads over what was found; empty where nothing was."""
-    return {name: spreads_of([np.atleast_1d(getattr(each, name)) for each in found]) for name in names if found}
+    return {
+        name: spreads_of([np.atleast_1d(getattr(each, name)).tolist() for each in found]) for name in names if found
+    }
 
 
 def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
@@ -134,11 +136,12 @@ def joined(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
     held_out = [each.held_out for each in fingerprints if each.held_out is not None]
     ends = [each.foreground for each in fingerprints]
     foreground = replace(first.foreground, least=min(each.least for each in ends), most=max(each.most for each in ends))
-    axes = ("spacing_mm", "size_voxels", "extent_mm")
     return replace(
         first,
         cases=max(each.cases for each in fingerprints),
-        **{name: _joined_spreads([getattr(each, name) for each in fingerprints]) for name in axes},
+        spacing_mm=_joined_spreads([each.spacing_mm for each in fingerprints]),
+        size_voxels=_joined_spreads([each.size_voxels for each in fingerprints]),
+        extent_mm=_joined_spreads([each.extent_mm for each in fingerprints]),
         nonzero_share=_joined_spread([each.nonzero_share for each in fingerprints]),
         foreground=foreground,
         image_levels={
