@@ -28,7 +28,7 @@ NEGATIVE = 0.1
 """Of the highest value: what noise about 0 reaches below it in a scan of magnitudes, at most."""
 OF_PIECES = 0.0
 """Scans whose labels lie at the border, in the median of the training cases, to a larger share than this are pieces of
-something larger, of which a scan may show more."""
+something larger, of which a scan may show more, and is still no other thing where it shows less."""
 
 
 def scan_reasons(
@@ -69,7 +69,7 @@ def _size(
 ) -> Reason | None:
     trait = SIZE if fingerprint.has_spacing and knows_spacing else PIXELS
     if _are_pieces(fingerprint):
-        trait = replace(trait, how=replace(trait.how, high=False))
+        trait = replace(trait, how=replace(trait.how, high=False), gravest=CHECK)
     values, spreads = getattr(scan, trait.fact), getattr(fingerprint, trait.fact)
     return compared(trait, values, spreads, fingerprint.cases, settings, axes=axes)
 

@@ -36,7 +36,8 @@ class Trait:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    """A limit may lie beyond what a share can be."""
+    return f"{100 * min(max(share, 0.0), 1.0):.3g} %"
 
 
 _SHAPE = "the histogram's shape (deviations from the mean)"
@@ -46,7 +47,7 @@ _FLAT = "the share of neighbouring voxels of the very same value"
 SCAN = (
     Trait("shape", "histogram", _SHAPE, Yardstick(0.05), gravest="check"),
     Trait("detail", "detail", _DETAIL, Yardstick(0.06, ratio=True), gravest="check"),
-    Trait("flat", "flat", _FLAT, Yardstick(0.02), _percent, gravest="check"),
+    Trait("flat", "flat", _FLAT, Yardstick(0.02, low=False), _percent, gravest="check"),
 )
 """Of a scan, beside spacing, size and intensities, which have rules of their own. Noise adds detail, blur takes it.
 

@@ -67,6 +67,16 @@ def test_size(judge: Judge, size: tuple[int, int, int], severity: str | None) ->
         assert "the size along posterior-anterior is" in message(verdict, "size")
 
 
+def test_of_pieces_of_something_larger_a_larger_one_is_no_fault(fingerprint: Fingerprint, tmp_path) -> None:
+    from scanloom.pipeline.fingerprint import Spread
+
+    facts = {**fingerprint.labels[1].facts, "border": (Spread(0.01, 0.02, 0.05, 0.1, 0.2),)}
+    pieces = {**fingerprint.labels, 1: replace(fingerprint.labels[1], facts=facts)}
+    judge = Judge(Bundle(tmp_path, metadata(replace(fingerprint, labels=pieces))))
+    assert "size" not in severities(judge(*make_case(size=(30, 60, 28)), SURE))
+    assert severities(judge(*make_case(size=(14, 36, 28)), SURE))["size"] == "check"
+
+
 def test_modality(judge: Judge) -> None:
     volume, labels = make_case()
     assert severities(judge(replace(volume, modality="CT"), labels, SURE)) == {"modality": "reject"}
