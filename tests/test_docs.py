@@ -14,6 +14,7 @@ BLOCKS = {
     "evaluation.md": 1,
     "training.md": 0,
     "tracking.md": 1,
+    "verdicts.md": 1,
 }
 """A page, and the least of its Python blocks."""
 
