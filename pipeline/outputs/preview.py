@@ -217,7 +217,7 @@ def _write_texts(
 def _where(sections: Sections, volume: Volume) -> str:
     """Where the upper planes lie, and how they are turned; of a picture nothing is known of that."""
     if volume.is_picture:
-        return ""
+        return sections.page
     right, anterior, superior = sections.point_ras_mm
     planes = "planes" if len(sections.planes) > 1 else "plane"
     return f"upper {planes} through R {right:.1f}  A {anterior:.1f}  S {superior:.1f} mm   patient right on the left"

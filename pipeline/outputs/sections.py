@@ -22,7 +22,7 @@ class Section:
     """One plane, rows downwards and columns to the right as on the screen.
 
     Attributes:
-        name: "axial", "coronal" or "sagittal"; of a picture which page it is, or nothing.
+        name: "axial", "coronal" or "sagittal"; empty for a picture.
         image: (rows, columns), source intensities.
         labels: (rows, columns), label values.
         pixel_mm: height and width of a pixel.
@@ -51,10 +51,12 @@ class Sections:
     Attributes:
         planes: axial, coronal, sagittal; or the one.
         point_ras_mm: where they meet.
+        page: "page 3 of 24" of a picture of several; else empty.
     """
 
     planes: tuple[Section, ...]
     point_ras_mm: tuple[float, float, float]
+    page: str = ""
 
 
 def cut_sections(labels: np.ndarray, volume: Volume, value: int | None = None) -> Sections:
@@ -78,15 +80,15 @@ def cut_sections(labels: np.ndarray, volume: Volume, value: int | None = None) -
         _section("sagittal", image[x], labels[x], (anterior, superior), (y, z)),
     )
     r, a, s = (float(part) for part in affine[:3, :3] @ point + affine[:3, 3])
-    return Sections(_shown(planes, point, volume), (r, a, s))
+    pages = volume.spatial_shape[2]
+    page = f"page {point[2] + 1} of {pages}" if volume.is_picture and pages > 1 else ""
+    return Sections(_shown(planes, volume), (r, a, s), page)
 
 
-def _shown(planes: Sequence[Section], point: Sequence[int], volume: Volume) -> tuple[Section, ...]:
+def _shown(planes: Sequence[Section], volume: Volume) -> tuple[Section, ...]:
     """The page of a picture, the only slice of a scan that has one, or all planes."""
     if volume.is_picture:
-        pages = volume.spatial_shape[2]
-        name = f"page {point[2] + 1} of {pages}" if pages > 1 else ""
-        return (_thinned(replace(planes[0], name=name, edges=("",) * 4, cross=None)),)
+        return (_thinned(replace(planes[0], name="", edges=("",) * 4, cross=None)),)
     whole = [plane for plane in planes if min(plane.image.shape) > 1]
     return (replace(whole[0], cross=None),) if len(whole) == 1 else tuple(planes)
 

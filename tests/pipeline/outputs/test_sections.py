@@ -125,12 +125,13 @@ def test_of_a_picture_the_page_is_shown_as_it_is_stored():
     volume = picture(pages=5)
     labels = np.zeros((4, 3, 5), np.uint8)
     labels[1, 2, 3] = 1
-    (page,) = cut_sections(labels, volume).planes
+    sections = cut_sections(labels, volume)
+    (page,) = sections.planes
     np.testing.assert_array_equal(page.image, volume.array[0, :, :, 3].T)
     np.testing.assert_array_equal(page.labels, labels[:, :, 3].T)
-    assert (page.name, page.edges, page.cross, page.pixel_mm) == ("page 4 of 5", ("",) * 4, None, (0.5, 0.5))
-    (only,) = cut_sections(labels[..., :1], picture()).planes
-    assert only.name == ""
+    assert sections.page == "page 4 of 5"
+    assert (page.name, page.edges, page.cross, page.pixel_mm) == ("", ("",) * 4, None, (0.5, 0.5))
+    assert cut_sections(labels[..., :1], picture()).page == ""
 
 
 def test_of_a_scan_of_one_slice_that_is_shown_with_its_directions():
