@@ -61,10 +61,9 @@ class Confidence:
 
     def _add(self, values: np.ndarray, probability: np.ndarray) -> None:
         size = max(int(values.max(initial=0)) + 1, len(self._sums))
-        more = (np.bincount(values, probability, size), np.bincount(values, minlength=size))
-        self._sums, self._counts = (
-            new + np.pad(old, (0, size - len(old))) for old, new in zip((self._sums, self._counts), more, strict=True)
-        )
+        room = (0, size - len(self._sums))
+        self._sums = np.pad(self._sums, room) + np.bincount(values, probability, size)
+        self._counts = np.pad(self._counts, room) + np.bincount(values, minlength=size)
 
 
 class ConfidentLabels:
