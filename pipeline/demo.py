@@ -1,4 +1,5 @@
-"""The main job on an example study made on the spot: the hippocampi of the MNI152 template, as a DICOM MR study.
+"""The main job on examples made on the spot: the hippocampi of the MNI152 template, as a DICOM MR study, and a picture
+of cells.
 
 The template is the one that the package nilearn ships (Fonov 2011, NeuroImage 54): a mean of 152 brains, nobody's scan.
 """
@@ -12,27 +13,47 @@ import numpy as np
 
 from .bundle import find_bundle
 from .errors import PipelineError
-from .progress import Report, silent
+from .progress import Report, Share, silent
 from .segment import CaseResult, PredictOptions, predict
 from .studies.mr_series import write_mr_series
 
-BUNDLE = "hippocampus_mr_unet"
+HIPPOCAMPUS, MEMBRANE = "hippocampus_mr_unet", "membrane_em_resnetunet"
 TEMPLATE = Path("datasets", "data", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
 BOX_VOXELS = np.array([36, 52, 36])
-CENTRES_RAS_MM = {"right": (27.0, -22.0, -16.0), "left": (-27.0, -22.0, -16.0)}
+CENTRES_RAS_MM = {"right": (28.0, -22.0, -13.0), "left": (-28.0, -22.0, -13.0)}
 SEED = "scanloom demo"
 
 
 def run_demo(output: Path, device: str = "auto", report: Report = silent) -> list[CaseResult]:
-    """Make the study in `output/study`, segment it into `output/results`.
+    """Make a study and a picture in `output`, segment the study into `output/results`, the picture into `output/cells`.
 
     Raises:
         PipelineError: nilearn is not installed, or `output` can not be written.
     """
     folders = write_study(output / "study")
     report(f"wrote a DICOM study of {len(folders)} series: {output / 'study'}")
-    options = PredictOptions(folders, output / "results", device=device, only_predicts=True)
-    return predict(find_bundle(BUNDLE), options, report)
+    results = _predict(HIPPOCAMPUS, folders, output / "results", device, Share(report, 0.0, 0.6))
+    picture = write_picture(output / "cells.png")
+    report(f"drew a picture of cells: {picture}")
+    return results + _predict(MEMBRANE, [picture], output / "cells", device, Share(report, 0.6, 1.0))
+
+
+def _predict(bundle: str, inputs: list[Path], output: Path, device: str, report: Report) -> list[CaseResult]:
+    return predict(find_bundle(bundle), PredictOptions(inputs, output, device=device, only_predicts=True), report)
+
+
+def write_picture(file: Path) -> Path:
+    """A picture of cells as an electron microscope makes them, 768 x 768, drawn by `made_up_cells`."""
+    from PIL import Image
+
+    from .made_up_cells import draw_cells
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_cells()).save(file)
+    except OSError as error:
+        raise PipelineError(f"can not write the picture {file}: {error.strerror}. Choose another with -o.") from None
+    return file
 
 
 def write_study(folder: Path) -> list[Path]:

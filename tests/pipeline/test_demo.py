@@ -43,8 +43,19 @@ def test_a_study_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
         demo.write_study(tmp_path / "study")
 
 
+def test_the_picture_is_read_as_one_slice(tmp_path: Path) -> None:
+    [series] = find_series(demo.write_picture(tmp_path / "new" / "cells.png"))
+    assert read_series(series).spatial_shape == (768, 768, 1)
+
+
+def test_a_picture_that_can_not_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("a file")
+    with pytest.raises(PipelineError, match="can not write the picture"):
+        demo.write_picture(tmp_path / "demo" / "cells.png")
+
+
 @pytest.mark.slow
-def test_the_demo_labels_both_hippocampi_with_plausible_volumes(tmp_path: Path) -> None:
+def test_the_demo_labels_hippocampi_and_membranes_with_plausible_volumes(tmp_path: Path) -> None:
     pytest.importorskip("nilearn", reason="the template comes with nilearn")
     command = [sys.executable, "-m", "scanloom.pipeline.cli", "demo", "-o", str(tmp_path / "demo")]
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -57,6 +68,9 @@ def test_the_demo_labels_both_hippocampi_with_plausible_volumes(tmp_path: Path) 
         assert 0.8 < volumes["posterior"] < 4
         assert "right" in process.stdout
         assert "left" in process.stdout
+    report = json.loads((tmp_path / "demo" / "cells" / "cells" / "report.json").read_text())
+    [membrane] = report["labels"]
+    assert 0.08 < membrane["voxels"] / 768**2 < 0.4
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of its own affairs where it is imported first
@@ -64,4 +78,5 @@ def test_the_doctor_names_versions_devices_and_bundles() -> None:
     facts = examine()
     assert {"python", "torch", "monai", "device", "bundles", "tracking store"} <= set(facts)
     assert "hippocampus_mr_unet" in facts["bundles"]
+    assert "membrane_em_resnetunet" in facts["bundles"]
     assert facts["DICOM pixels"] == "all still-image transfer syntaxes"
