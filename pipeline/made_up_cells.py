@@ -34,7 +34,7 @@ def _voronoi_cells(random: np.random.Generator, size: int) -> tuple[np.ndarray, 
     """The number of each pixel's cell, and about twice its distance to that cell's border in pixels."""
     points = random.uniform(0, size, (CELLS, 2))
     displacement = np.stack([14 * _noise(random, size, 18) + 2.5 * _noise(random, size, 6) for _ in range(2)], axis=-1)
-    places = np.stack(np.mgrid[:size, :size], axis=-1) + displacement
+    places = np.moveaxis(np.mgrid[:size, :size], 0, -1) + displacement
     distances, owners = cKDTree(points).query(places, k=2)
     return owners[..., 0], distances[..., 1] - distances[..., 0]
 
