@@ -15,6 +15,7 @@ BLOCKS = {
     "training.md": 0,
     "tracking.md": 1,
     "verdicts.md": 1,
+    "bundles.md": 1,
 }
 """A page, and the least of its Python blocks."""
 
