@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 IMAGE, PRED = "network_data_format#inputs#image", "network_data_format#outputs#pred"
+WRITE_SIZES = 'Write whole numbers, or expressions in n and p such as "16*n".'
 
 
 def forward_findings(metadata: Mapping[str, Any], network: nn.Module) -> Iterator[Finding]:
@@ -24,8 +25,7 @@ def forward_findings(metadata: Mapping[str, Any], network: nn.Module) -> Iterato
         sizes = [lengths(image["spatial_shape"], n, p) for n, p in tries]
         channels, kind = int(image["num_channels"]), str(image["dtype"])
     except ValueError as error:
-        remedy = 'Write whole numbers, or expressions in n and p such as "16*n".'
-        yield Finding(METADATA, f"{IMAGE}#spatial_shape", shown(image["spatial_shape"]), str(error), remedy)
+        yield Finding(METADATA, f"{IMAGE}#spatial_shape", shown(image["spatial_shape"]), str(error), WRITE_SIZES)
         return
     except (LookupError, TypeError):
         return  # the schema has said so
@@ -76,8 +76,7 @@ def _compared(output: Tensor, pred: Any, variables: tuple[int, int], where: str)
     try:
         wanted = lengths(pred["spatial_shape"], *variables)
     except ValueError as error:
-        remedy = 'Write whole numbers, or expressions in n and p such as "16*n".'
-        yield Finding(METADATA, f"{PRED}#spatial_shape", shown(pred["spatial_shape"]), str(error), remedy)
+        yield Finding(METADATA, f"{PRED}#spatial_shape", shown(pred["spatial_shape"]), str(error), WRITE_SIZES)
         return
     except (LookupError, TypeError):
         return  # the schema has said so
