@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 PARENT = "cross_validation.json"
 """File of a run folder with all folds that says which MLflow run is their parent."""
 
-OF_THE_WEIGHTS = ("training", "measured_dice", "fingerprint")
+OF_THE_WEIGHTS = ("training", "measured_dice", "eval_metrics", "fingerprint")
 """What a bundle's metadata say of its weights, and not of what is trained anew from it."""
 
 

@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 import pytest
-from scanloom.pipeline.training.run_folder import pool_metrics
+from factories import make_bundle
+from scanloom.pipeline.training.run_folder import finish_bundle, pool_metrics
 
 
 def write_metrics(folder: Path, rows: list[tuple[int, str, float]]) -> None:
@@ -32,3 +33,11 @@ def test_the_pooled_metrics_are_those_of_each_folds_best_epoch_by_its_key_metric
     with (tmp_path / "metrics.csv").open(newline="") as file:
         means = {row["metric"]: float(row["value"]) for row in csv.DictReader(file) if row["fold"] == "mean"}
     assert means == pytest.approx({"val/v_rand": 0.8, "val/dice/a": 0.6})
+
+
+def test_a_trained_bundle_keeps_no_figure_of_the_weights_that_it_began_with(tmp_path: Path) -> None:
+    old = {"training": {"fold": 1}, "measured_dice": {"fp32": 0.9}, "eval_metrics": {"dice": 0.9}, "fingerprint": {}}
+    made = finish_bundle(make_bundle(tmp_path / "bundle", task="kept", **old), {"fold": 0})
+    assert made.metadata["training"] == {"fold": 0, "weights_sha256": made.weights_sha256}
+    assert made.metadata["task"] == "kept"
+    assert not {"measured_dice", "eval_metrics", "fingerprint"} & made.metadata.keys()
