@@ -90,6 +90,7 @@ def test_it_prints_the_bundle_and_says_an_epoch_a_line(training: Training) -> No
         "  validation",
         "epoch 2/2",
         "  validation",
+        "looking at what the network makes of 2 cases that were held out",
         lines[-2],
         f"model {NAME} version 1",
     ]
