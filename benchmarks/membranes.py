@@ -71,7 +71,7 @@ def _probabilities(bundle: Bundle, images: list[str], *, averaged: bool) -> tupl
     if not averaged:
         inferer.mirror_axes = ()
         inferer.transpose_axes = ()
-    views = 2 ** len(inferer.mirror_axes) * (2 if getattr(inferer, "transpose_axes", ()) else 1)
+    views = 2 ** len(inferer.mirror_axes) * (2 if inferer.transpose_axes else 1)
     return [_of_one(image, preprocessing, inferer, network) for image in images], views
 
 
