@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their name, flushed, read again, then renamed."""
+"""Files and folders that appear whole or not at all: written aside, read again, renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import PipelineError
+from .errors import PipelineError, UsageError
 
 Check = Callable[[Path], object]
 """Reads a file that was just written and raises where it is not what it must be."""
@@ -56,6 +56,29 @@ def atomic(path: Path, *, needs_bytes: int = 0, check: Check | None = None) -> I
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` that becomes it when the block succeeds; what is there vanishes when it fails.
+
+    Args:
+        folder: to make; it may be there, empty.
+    Yields:
+        The path of a folder to make and fill. Nothing is there yet.
+    Raises:
+        UsageError: the folder holds something, or can not be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty. Choose another folder with -o.")
+    part = folder.with_name(f".part-{secrets.token_hex(4)}-{folder.name}")
+    try:
+        yield part
+        part.replace(folder)
+    except OSError as error:
+        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

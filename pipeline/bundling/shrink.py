@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import write_whole
+from ..atomic import atomic_folder, write_whole
 from ..bundle import Bundle, find_bundle
 from ..bundle_network import read_weights
-from ..errors import UsageError
 
 SMALL = 4096
 """Tensors of fewer values (biases, norms and their statistics) stay as they are: they weigh nothing and matter most."""
@@ -47,21 +45,12 @@ def shrink_bundle(bundle: Bundle, folder: Path) -> Shrunk:
         UsageError: the folder holds something, or can not be written.
         BundleError: the weights can not be read.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty. Choose another folder with -o.")
     before = read_weights(bundle)
     after = {name: _halved(tensor) for name, tensor in before.items()}
-    part = folder.with_name(f".part-{secrets.token_hex(4)}-{folder.name}")
-    try:
+    with atomic_folder(folder) as part:
         shutil.copytree(bundle.folder, part, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        weights = part / "models" / bundle.weights.name
-        torch.save(after, weights)
+        torch.save(after, part / "models" / bundle.weights.name)
         _name_weights(find_bundle(part))
-        part.replace(folder)
-    except OSError as error:
-        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     made = find_bundle(folder)
     sizes = [each.weights.stat().st_size for each in (bundle, made)]
     return Shrunk(made, sizes[0], sizes[1], _largest_change(before, after))

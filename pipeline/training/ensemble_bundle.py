@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from ..atomic import atomic
+from ..atomic import atomic, atomic_folder
 from ..bundle import CONFIG_SUFFIXES, NETWORK, Bundle, find_bundle
 from ..bundle_network import inference_config, read_weights
 from ..errors import BundleError, UsageError
@@ -63,10 +62,7 @@ def make_ensemble(members: Sequence[Bundle], folder: Path, parent_run: str | Non
         UsageError: the folder holds something.
         PipelineError: it can not be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty. Choose another folder with -o.")
-    part = folder.with_name(f".part-{secrets.token_hex(4)}-{folder.name}")
-    try:
+    with atomic_folder(folder) as part:
         shutil.copytree(members[0].folder, part, ignore=shutil.ignore_patterns("models", "__pycache__", "train.*"))
         for path in (part / "configs").iterdir():
             if path.suffix in CONFIG_SUFFIXES:
@@ -74,11 +70,6 @@ def make_ensemble(members: Sequence[Bundle], folder: Path, parent_run: str | Non
         _write_weights(members, part / "models" / "model.pt")
         _write_metadata(members, part, parent_run)
         _write_notice(part / "docs" / "README.md", len(members))
-        part.replace(folder)
-    except OSError as error:
-        raise UsageError(f"can not write to {folder}: {error.strerror}. Choose another folder with -o.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return find_bundle(folder)
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from scanloom.pipeline.atomic import atomic, remove_left_overs, write_whole
-from scanloom.pipeline.errors import PipelineError
+from scanloom.pipeline.atomic import atomic, atomic_folder, remove_left_overs, write_whole
+from scanloom.pipeline.errors import PipelineError, UsageError
 
 
 def names(folder: Path) -> list[str]:
@@ -135,3 +135,22 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     remove_left_overs(tmp_path)
     assert names(tmp_path) == [".hidden", ".part-of-mine", "case"]
     assert names(tmp_path / "case") == [".part-12345678"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "made") as part:
+        part.mkdir()
+        (part / "file").write_text("whole")
+    assert (tmp_path / "made" / "file").read_text() == "whole"
+    with pytest.raises(RuntimeError, match="broken"), atomic_folder(tmp_path / "half") as part:
+        part.mkdir()
+        (part / "file").write_text("half")
+        raise RuntimeError("broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UsageError, match=r"is not empty\. Choose another folder"), atomic_folder(tmp_path):
+        pass
+    assert (tmp_path / "file").read_text() == "kept"
