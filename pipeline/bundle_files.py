@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .bundle import digest_of
+from .bundle import digest_of, file_sha256
 from .errors import BundleError
 
 CHUNK_BYTES = 2**20
@@ -42,7 +42,7 @@ class PrivateCopy:
             for name, path in bundle_files(folder):
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self.digests[name] = _digest(path, target)
+                self.digests[name] = _copied(path, target)
         except OSError as error:
             self.remove()
             raise BundleError(
@@ -69,14 +69,9 @@ def bundle_files(folder: Path) -> Iterator[tuple[str, Path]]:
         yield name, named[name]
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of one file, 64 hex digits."""
-    return _digest(path)
-
-
 def file_digests(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of every file of a bundle."""
-    return {name: _digest(path) for name, path in bundle_files(folder)}
+    return {name: file_sha256(path).hex() for name, path in bundle_files(folder)}
 
 
 def digest_of_files(digests: Mapping[str, str]) -> str:
@@ -88,12 +83,11 @@ def digest_of_files(digests: Mapping[str, str]) -> str:
     return digest_of((name, bytes.fromhex(each)) for name, each in digests.items())
 
 
-def _digest(path: Path, copy: Path | None = None) -> str:
-    """SHA-256 of the file, whose bytes also go to `copy`."""
+def _copied(path: Path, copy: Path) -> str:
+    """SHA-256 of the file, 64 hex digits, whose very bytes go to `copy`."""
     digest = hashlib.sha256()
-    with path.open("rb") as source, open(os.devnull if copy is None else copy, "wb") as target:  # noqa: PTH123
+    with path.open("rb") as source, copy.open("wb") as target:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
-            if copy is not None:
-                target.write(chunk)
+            target.write(chunk)
     return digest.hexdigest()

@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..bundle import REGISTERED, SHIPPED, Bundle, open_bundle, shipped_bundles
-from ..bundle_files import bundle_files, sha256_of
+from ..bundle import REGISTERED, SHIPPED, Bundle, file_sha256, open_bundle, shipped_bundles
+from ..bundle_files import bundle_files
 from ..errors import BundleError
 from ..trust import known_bundles
 from .facts import labels_of, modality_of, score_of
@@ -88,7 +88,7 @@ def _is_changed(folder: Path, recorded: Any) -> bool:
         return False
     found = dict(bundle_files(folder))
     small = [name for name in recorded if not name.startswith("models/")]
-    return set(found) != set(recorded) or any(sha256_of(found[name]) != recorded[name] for name in small)
+    return set(found) != set(recorded) or any(file_sha256(found[name]).hex() != recorded[name] for name in small)
 
 
 def _registered() -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import file_sha256
 from ..errors import UsageError
 
 FOLD_SEED = 12345
@@ -182,7 +183,7 @@ def dataset_digest(cases: Sequence[Case]) -> str:
 
 def file_digests(cases: Sequence[Case]) -> dict[Path, bytes]:
     """SHA-256 of each file of the cases."""
-    return {path: file_digest(path) for case in cases for path in case.files}
+    return {path: file_sha256(path) for case in cases for path in case.files}
 
 
 def joint_digest(cases: Sequence[Case], digests: Mapping[Path, bytes]) -> str:
@@ -193,12 +194,6 @@ def joint_digest(cases: Sequence[Case], digests: Mapping[Path, bytes]) -> str:
     folds = [] if all(case.fold is None for case in cases) else [case.fold for case in cases]
     parts = [*(digests[path] for case in cases for path in case.files), *(f"{fold};".encode() for fold in folds)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's contents."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _files(case: Case) -> dict[str, str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bundle import file_sha256
 from ..errors import DatasetError, PipelineError
 from ..progress import Report, silent
 from ..volume import NOT_FINITE, Volume
-from .dataset import Case, file_digest, file_ending, joint_digest, list_cases, name_in, read_json
+from .dataset import Case, file_ending, joint_digest, list_cases, name_in, read_json
 from .dataset_description import BACKGROUND, IGNORE, DatasetDescription, describe_dataset
 from .dataset_faults import (
     Fault,
@@ -208,7 +209,7 @@ class _Look:
             return None
         try:
             volume = self.read(path)
-            self.digests[path] = file_digest(path)  # while the system still holds its bytes
+            self.digests[path] = file_sha256(path)  # while the system still holds its bytes
         except PipelineError as error:
             self._add(path, _without_case(str(error)))
             return None

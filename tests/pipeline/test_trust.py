@@ -164,7 +164,7 @@ def test_a_copy_that_can_not_be_made_is_told(bundle, monkeypatch):
     def full(path: Path, target: Path) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scanloom.pipeline.bundle_files._digest", full)
+    monkeypatch.setattr("scanloom.pipeline.bundle_files._copied", full)
     with pytest.raises(BundleError, match=r"bundle \S+: its files can not be copied to .*No space left.*set TMPDIR"):
         require_trust(bundle)
 
