@@ -71,8 +71,12 @@ def organ_code(name: str) -> OrganCode:
             if known in table:
                 modifier = _snomed(SIDES[of_side]) if of_side else None
                 return OrganCode(_snomed(category), (table[known], "SCT", known.capitalize()), modifier, False)
-    value = f"L{hashlib.sha256(name.lower().encode()).hexdigest()[:10]}"  # 16 characters at most
-    return OrganCode(_snomed(TISSUE), (value, PRIVATE_SCHEME, name[:64] or "label"), None, True)
+    return OrganCode(_snomed(TISSUE), (private_code(name), PRIVATE_SCHEME, name[:64] or "label"), None, True)
+
+
+def private_code(name: str) -> str:
+    """A code value of our scheme for a label's name: the same name has the same; at most 16 characters."""
+    return f"L{hashlib.sha256(name.lower().encode()).hexdigest()[:10]}"
 
 
 def _without_side(words: list[str]) -> tuple[str, str | None]:

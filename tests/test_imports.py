@@ -19,6 +19,7 @@ SHARED = (
     "bundle",
     "bundle_files",
     "bundle_network",
+    "organ_codes",
     "network_export",
     "errors",
     "progress",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -12,11 +11,10 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..fingerprint import Fingerprint
+from ..organ_codes import PRIVATE_SCHEME, private_code
 from .dataset_check import DatasetCheck
 from .plan import Plan, describe_plan
 
-SCHEME = "99SCANLOOM"
-"""Coding scheme of labels that no standard code was chosen for; 99 marks private ones. Source: DICOM PS3.3 8.2."""
 VERSION = "0.1.0"
 KEPT = ("schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version")
 """Of the template's metadata."""
@@ -75,7 +73,7 @@ def new_metadata(
                 "value": value,
                 "name": label,
                 "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
-                "type": {"value": private_code(label), "scheme": SCHEME, "meaning": label},
+                "type": {"value": private_code(label), "scheme": PRIVATE_SCHEME, "meaning": label},
                 "color": list(color),
             }
             for (value, label), color in zip(labels.items(), colors, strict=True)
@@ -124,8 +122,8 @@ docs/planning.md, what they started from is the `fingerprint` in `configs/metada
 Dataset: {data}, SHA-256 `{check.digest[:16]}…`. Its licence: {licence}; weights trained on it may have to follow it.
 The configs come from {template.name}, whose `LICENSE` is beside them.
 
-The labels have private codes ({SCHEME}) in DICOM objects. Where others are to understand them, put SNOMED CT codes into
-`label_classes` in `configs/metadata.json`.
+The labels have private codes ({PRIVATE_SCHEME}) in DICOM objects. Where others are to understand them, put SNOMED CT
+codes into `label_classes` in `configs/metadata.json`.
 
 ## Figures
 
@@ -135,11 +133,6 @@ None yet: `scanloom evaluate` makes them.
 
 Nothing is known beyond the data above: other scanners, protocols, ages and diseases are untested.
 """
-
-
-def private_code(name: str) -> str:
-    """A code value of our scheme for a label's name: the same name has the same; at most 16 characters."""
-    return f"L{hashlib.sha256(name.lower().encode()).hexdigest()[:10]}"
 
 
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:

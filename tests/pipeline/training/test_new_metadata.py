@@ -6,7 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scanloom.pipeline.training.new_metadata import distinct_colors, label_names, private_code
+from scanloom.pipeline.organ_codes import private_code
+from scanloom.pipeline.training.new_metadata import distinct_colors, label_names
 from skimage.color import rgb2lab
 
 
