@@ -93,7 +93,7 @@ class Orthanc:
             time.sleep(POLL_S)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, gently or as a power cut would; nothing happens where it does not run."""
+        """End it, gently (which takes it some seconds) or as a power cut would; nothing happens where it does not run."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -182,7 +182,7 @@ def running_orthanc(folder: Path, **options: Any) -> Iterator[Orthanc]:
         orthanc.start()
         yield orthanc
     finally:
-        orthanc.stop()
+        orthanc.stop(kill=True)  # its gentle way takes seconds, and nobody reads the storage again
 
 
 @pytest.fixture(name="orthanc")
