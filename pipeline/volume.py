@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-NO_SPACING = "no-spacing"
-"""The code of the notice that a source tells no size of its voxels, which are taken for 1 mm."""
 
 NOT_FINITE = "not-finite"
 """The code of the notice that a volume holds NaN or infinity."""
@@ -39,6 +37,31 @@ class SourceSlice:
     file: Path
     frame: int | None
     z: float
+
+
+@dataclass(frozen=True)
+class _InFile:
+    """Where the voxels of one channel lie in a file, x fastest."""
+
+    file: str
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, volume: Volume) -> _InFile | None:
+        """Where the volume's voxels lie; None where they are in memory, or are not all of a file as they lie there."""
+        if not volume.is_mapped:
+            return None
+        whole: Any = volume.array
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        is_all = volume.array.size * volume.array.itemsize == whole.nbytes and volume.array.flags.f_contiguous
+        return cls(whole.filename, volume.array.dtype, whole.offset, volume.spatial_shape) if is_all else None
+
+    def mapped(self) -> np.ndarray:
+        """(1, X, Y, Z), read-only, still in the file."""
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape, order="F")[np.newaxis]
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,14 @@ class Volume:
             from_file |= isinstance(array, np.memmap)
             array = array.base
         return from_file and isinstance(array, mmap)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process makes it of: mapped voxels are not copied, but mapped there too."""
+        return {**self.__dict__, "array": _InFile.of(self) or self.array}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        array = state["array"]
+        self.__dict__.update(state, array=array.mapped() if isinstance(array, _InFile) else array)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

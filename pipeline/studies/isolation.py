@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +18,13 @@ import numpy as np
 
 from ..errors import StudyError
 from ..limits import MAX_VOXELS
+from ..shared_memory import array_in
 from ..volume import Volume
-from .messages import receive, send
-from .shared_memory import array_in
+from ..worker_process import IS_POSSIBLE, WorkerEndedError, WorkerProcess
 from .study import Series
 
 PATIENCE_SECONDS = 60.0
 """How long the worker may be silent; it tells after each file and slice that it goes on."""
-IS_POSSIBLE = os.name == "posix"
 _WORKER = f"{__package__}.worker"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Each thread of a numerical library claims address space, which is limited there."""
@@ -46,6 +41,7 @@ class StudyProcess:
         names_of_source: as `find_series` takes it.
         patience_seconds: after so long without a word the worker is killed.
         shows_errors: let the worker's own words through to standard error; they may hold values of the input.
+        keeps: how many inputs' archives stay unpacked, that of the last `find` among them.
     """
 
     def __init__(
@@ -54,15 +50,21 @@ class StudyProcess:
         patience_seconds: float = PATIENCE_SECONDS,
         names_of_source: bool = False,
         shows_errors: bool = False,
+        keeps: int = 1,
     ) -> None:
-        self.max_voxels, self.names_of_source = max_voxels, names_of_source
-        self.patience_seconds, self.shows_errors = patience_seconds, shows_errors
+        self.max_voxels, self.names_of_source, self.keeps = max_voxels, names_of_source, keeps
+        self.patience_seconds = patience_seconds
         self._scratch = Path(tempfile.mkdtemp(prefix="scanloom-"))
         self._inputs = 0
-        self._worker: subprocess.Popen | None = None
-        self._channel: socket.socket | None = None
+        self._worker: WorkerProcess | None = None
         if IS_POSSIBLE:
-            self._start()
+            self._worker = WorkerProcess(
+                _WORKER,
+                [str(self._scratch)],
+                patience_seconds=patience_seconds,
+                environment=_ONE_THREAD,
+                shows_errors=shows_errors,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -72,25 +74,31 @@ class StudyProcess:
     ) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the worker; None where none runs."""
+        return self._worker.pid if self._worker else None
+
     def close(self) -> None:
         """End the worker and remove what archives held."""
-        self._stop()
+        if self._worker is not None:
+            self._worker.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def find(self, path: str | Path) -> list[Series]:
-        """As `find_series`; what archives of inputs before this one held is removed.
+        """As `find_series`; what archives held is removed `keeps` inputs later.
 
         Raises:
             StudyError: also where the worker did not survive the input.
         """
-        shutil.rmtree(self._scratch / str(self._inputs), ignore_errors=True)
         self._inputs += 1
+        shutil.rmtree(self._scratch / str(self._inputs - self.keeps), ignore_errors=True)
         options: dict[str, Any] = {
             "scratch": self._scratch / str(self._inputs),
             "max_voxels": self.max_voxels,
             "names_of_source": self.names_of_source,
         }
-        if not IS_POSSIBLE:
+        if self._worker is None:
             from . import find_series
 
             return find_series(path, **options)
@@ -105,7 +113,7 @@ class StudyProcess:
         """
         if series.refused:
             raise series.refused.with_traceback(None)
-        if not IS_POSSIBLE:
+        if self._worker is None:
             from . import read_series
 
             return read_series(series)
@@ -113,72 +121,23 @@ class StudyProcess:
         return volume
 
     def _ask(self, kind: str, what: Any, where: str) -> Any:
-        """The answer to a request; any other way out leaves no worker that would still give it."""
-        if self._channel is None:
-            self._start()
-        assert self._channel is not None
+        """The answer to a request."""
+        assert self._worker is not None
         try:
-            send(self._channel, (kind, what))
-            answer, content, descriptors = self._answer(where)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._gone(where) from None
-        except BaseException:
-            self._stop()
-            raise
+            (answer, content), descriptors = self._worker.ask((kind, what))
+        except TimeoutError:
+            raise StudyError(
+                f"{where} was given up after {self.patience_seconds:.0f} s without progress: a file is damaged, or "
+                "the disk does not answer. Copy or export it again.",
+                "hang",
+            ) from None
+        except WorkerEndedError as ending:
+            raise StudyError(
+                f"{where} made its reader end ({ending}): a file is damaged or hostile. Copy or export it again; "
+                "--debug shows what the reader said.",
+                "crash",
+            ) from None
         return _result(answer, content, descriptors)
-
-    def _answer(self, where: str) -> tuple[str, Any, tuple[int, ...]]:
-        assert self._channel is not None
-        while True:
-            try:
-                received = receive(self._channel)
-            except TimeoutError:
-                raise StudyError(
-                    f"{where} was given up after {self.patience_seconds:.0f} s without progress: a file is damaged, or "
-                    "the disk does not answer. Copy or export it again.",
-                    "hang",
-                ) from None
-            if received is None:
-                raise self._gone(where)
-            (answer, content), descriptors = received
-            if answer != "tick":
-                return answer, content, descriptors
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", _WORKER, str(theirs.fileno()), str(self._scratch)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if self.shows_errors else subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,  # Ctrl-C is for this process, which ends the worker
-            )
-        ours.settimeout(self.patience_seconds)
-        self._channel = ours
-
-    def _stop(self) -> None:
-        """End the worker; not by closing the channel, which tells it to clear up after a process that is no more."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.wait()
-            self._worker = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-    def _gone(self, where: str) -> StudyError:
-        """Why the worker is no more, in words."""
-        status = self._worker.wait() if self._worker else 0
-        self._stop()
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return StudyError(
-            f"{where} made its reader end ({how}): a file is damaged or hostile. Copy or export it again; "
-            "--debug shows what the reader said.",
-            "crash",
-        )
 
 
 def _result(answer: str, content: Any, descriptors: tuple[int, ...]) -> Any:
@@ -187,10 +146,9 @@ def _result(answer: str, content: Any, descriptors: tuple[int, ...]) -> Any:
         raise content
     if answer == "found":
         return content
-    if answer == "mapped":
-        volume, (path, dtype, offset, shape) = content
-        return replace(volume, array=np.memmap(path, dtype, "r", offset, shape[1:], order="F")[np.newaxis])
     volume, shape, dtype = content
+    if shape is None:
+        return volume
     array = array_in(descriptors[0], shape, dtype)
     os.close(descriptors[0])
     return replace(volume, array=array.T[np.newaxis])

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import PipelineError, StudyError, our_own
+from ..messages import receive, send
+from ..shared_memory import new_memory
 from ..volume import Volume
+from ..worker_process import TICK
 from . import find_series, read_series
-from .messages import receive, send
-from .shared_memory import new_memory
 from .study import Series
 
 BASE_BYTES = 2**31
@@ -55,7 +56,7 @@ class _Ticking:
         now = time.monotonic()
         if now - self.last > TICK_SECONDS:
             self.last = now
-            send(self.channel, ("tick", None))
+            send(self.channel, TICK)
 
 
 class _Answer:
@@ -86,8 +87,7 @@ class _Answer:
         limit_memory(BASE_BYTES + files + COPIES * 8 * prod(series.shape or (0,)))
         volume = read_series(series, allocate=self._allocate, tick=self.tick)
         if volume.is_mapped:
-            mapped: Any = volume.array
-            return "mapped", (_without_voxels(volume), (mapped.filename, mapped.dtype, mapped.offset, mapped.shape))
+            return "read", (volume, None, None)
         stack = volume.array[0].T
         held = next((number for number, array in self.memory if np.shares_memory(array, stack)), None)
         if held is None:

@@ -255,8 +255,8 @@ def test_a_reader_that_dies_costs_one_case_which_alone_is_redone(
     read = StudyProcess.read
 
     def die(studies: StudyProcess, series: Series) -> Volume:
-        if series.case == "two" and studies._worker:
-            os.kill(studies._worker.pid, signal.SIGKILL)
+        if series.case == "two" and studies.pid:
+            os.kill(studies.pid, signal.SIGKILL)
         return read(studies, series)
 
     with monkeypatch.context() as patch:

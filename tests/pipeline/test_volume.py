@@ -1,5 +1,6 @@
 """A scan in memory, or in its file."""
 
+import pickle
 from mmap import mmap
 
 import numpy as np
@@ -31,3 +32,17 @@ def test_a_volume_of_measurements_alone_is_seen_as_it_is():
 def test_a_volume_without_any_measurement_is_seen_as_zeros():
     volume = Volume(np.full((1, 2, 3, 4), 9, np.int16), np.eye(4), "case", padding=9)
     assert not volume.measured().array.any()
+
+
+def test_mapped_voxels_travel_as_their_place_in_the_file(tmp_path):
+    values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    (tmp_path / "voxels").write_bytes(b"head" + values.tobytes(order="F"))
+    mapped = np.memmap(tmp_path / "voxels", np.int16, "r", 4, values.shape, order="F")[np.newaxis]
+    volume = Volume(mapped, np.eye(4), "case")
+    packed = pickle.dumps(volume)
+    copied = pickle.loads(packed)
+    assert copied.is_mapped
+    np.testing.assert_array_equal(copied.array[0], values)
+    for part in (mapped[..., ::-1], mapped[:, 1:], mapped.transpose(0, 3, 2, 1)):
+        other = pickle.loads(pickle.dumps(Volume(part, np.eye(4), "case")))
+        np.testing.assert_array_equal(other.array, part)
