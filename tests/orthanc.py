@@ -93,7 +93,7 @@ class Orthanc:
             time.sleep(POLL_S)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, gently (which takes it some seconds) or as a power cut would; nothing happens where it does not run."""
+        """End it, gently (some seconds) or as a power cut would; nothing happens where it does not run."""
         process, self._process = self._process, None
         if process is None:
             return
