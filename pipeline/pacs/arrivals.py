@@ -1,0 +1,87 @@
+"""Which studies are being received, and which have become quiet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol
+
+POLL_S = 0.25
+"""How often the associations of a study are looked at; nothing tells when one has ended in every way that it can."""
+MANY_TIMES = 10
+"""An association that stays open for other studies holds a study back for this many quiet times, not for ever."""
+
+
+class Sender(Protocol):
+    """An association."""
+
+    is_established: bool
+
+
+@dataclass
+class _Arrival:
+    last: float
+    senders: list[Sender] = field(default_factory=list)
+
+    def is_quiet(self, now: float, quiet_s: float) -> bool:
+        silent = now - self.last
+        sending = any(sender.is_established for sender in self.senders)
+        return silent >= (quiet_s * MANY_TIMES if sending else quiet_s)
+
+
+class Arrivals:
+    """Studies between their first instance and their computation; every method may be called from any thread.
+
+    Args:
+        quiet_s: a study is complete when nothing has come for so long.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, quiet_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self.quiet_s, self._clock = quiet_s, clock
+        self._studies: dict[str, _Arrival] = {}
+        self._changed = threading.Condition()
+
+    def note(self, study: str, sender: Sender | None = None) -> bool:
+        """An instance of the study comes; to be called before it is stored. Returns whether it is the first one."""
+        with self._changed:
+            first = study not in self._studies
+            arrival = self._studies.setdefault(study, _Arrival(self._clock()))
+            arrival.last = self._clock()
+            if sender is not None and sender not in arrival.senders:
+                arrival.senders.append(sender)
+            return first
+
+    def names(self) -> set[str]:
+        """The studies that are being received."""
+        with self._changed:
+            return set(self._studies)
+
+    def take(self, timeout_s: float) -> str | None:
+        """The study that has been quiet longest, which is then no longer being received; None where none becomes quiet
+        within the time."""
+        end = self._clock() + timeout_s
+        with self._changed:
+            while True:
+                now = self._clock()
+                quiet = [(each.last, name) for name, each in self._studies.items() if each.is_quiet(now, self.quiet_s)]
+                if quiet:
+                    _, study = min(quiet)
+                    del self._studies[study]
+                    return study
+                if now >= end:
+                    return None
+                self._changed.wait(min(POLL_S, max(end - now, 0.001)))
+
+    @contextmanager
+    def kept_out(self, study: str) -> Iterator[bool]:
+        """Within it nothing of the study can come, so that what it no longer needs can be removed.
+
+        Yields:
+            False where something is coming already: then leave it alone.
+        """
+        with self._changed:
+            yield study not in self._studies

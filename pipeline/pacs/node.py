@@ -1,0 +1,345 @@
+"""A DICOM node: what is received becomes quiet, is computed, is sent on, and is cleared away.
+
+Every step is written down before the next, and what a kill leaves half done is done again from what is on the disk: an
+instance is safe before its sender is told so; results appear in one step; a delivery counts when it is in the ledger.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time
+
+from pydicom import dcmread
+
+from ..errors import PipelineError, our_own
+from .addresses import Destination
+from .arrivals import Arrivals
+from .computing import Compute, Labelled
+from .forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S, Forwarder, Sends
+from .instance import study_name
+from .ledger import COMPUTING, DONE, FAILED, HELD, WAITING, Delivery, Ledger, Run, State, run_name
+from .metrics import STUDY_STATES, Metrics
+from .receiving import Receiver, ReceivingOptions
+from .spool import Spool
+
+MOST_ATTEMPTS = 3
+"""A study in whose computation the program ended so often is given up; it may be what ended it."""
+HEALTH_S = 60.0
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """What a node does with studies.
+
+    Attributes:
+        destinations: who gets the results.
+        quiet_s: a study is complete when nothing has come for so long.
+        keeps_images: keep the images of a study that is finished; those of one that failed are kept in any case.
+        keep_days: what is left of a study goes after so many days.
+        health_s: between two health lines.
+        first_pause_s, longest_pause_s: between tries to forward.
+    """
+
+    destinations: Sequence[Destination] = ()
+    quiet_s: float = 30.0
+    keeps_images: bool = False
+    keep_days: float = 30.0
+    health_s: float = HEALTH_S
+    first_pause_s: float = FIRST_PAUSE_S
+    longest_pause_s: float = LONGEST_PAUSE_S
+
+
+class Node:
+    """The node; `run` works until it is interrupted.
+
+    Args:
+        options: what it does with studies.
+        receiving: where and whom it listens to.
+        spool: its folders.
+        compute: labels a study.
+        bundle: 16 hex digits for what `compute` does; of the same images another one makes other results.
+        sender: sends results.
+        metrics, say: counters and log.
+    Raises:
+        UsageError: the port can not be listened on.
+    """
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        receiving: ReceivingOptions,
+        spool: Spool,
+        compute: Compute,
+        bundle: str,
+        sender: Sends,
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
+        self._options, self._spool, self._compute, self._bundle = options, spool, compute, bundle
+        self.metrics, self._say = metrics, say
+        self.ledger = Ledger(spool.study)
+        self.arrivals = Arrivals(options.quiet_s)
+        self.receiver = Receiver(receiving, spool, self.arrivals, self._began, metrics, say)
+        pauses = options.first_pause_s, options.longest_pause_s
+        self._forwarders = {
+            str(each): Forwarder(each, sender, self.ledger, self._objects, self._settle, metrics, say, *pauses)
+            for each in options.destinations
+        }
+        self._states: dict[str, str] = {}
+        self._computing: str | None = None
+        self._stopping = threading.Event()
+        self._health = threading.Thread(target=self._tell_health, name="health", daemon=True)
+
+    def run(self) -> None:
+        """Receive and forward in threads, and compute in this one, until `stop` or an interrupt."""
+        try:
+            self._resume()
+            for forwarder in self._forwarders.values():
+                forwarder.start()
+            self.receiver.start()
+            self._health.start()
+            while not self._stopping.is_set():
+                study = self.arrivals.take(0.5)
+                if study is not None:
+                    self._work_on(study)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the threads and give the port back; what is not finished goes on when a node is started here again."""
+        self._stopping.set()
+        self.receiver.stop()
+        for forwarder in self._forwarders.values():
+            forwarder.stop()
+
+    def stop(self) -> None:
+        """Let `run` end after the study that it computes."""
+        self._stopping.set()
+
+    def counts(self) -> Counter[str]:
+        """Studies by state."""
+        receiving = self.arrivals.names()
+        states = Counter(state for study, state in list(self._states.items()) if study not in receiving)
+        states["receiving"] = len(receiving)
+        for state in STUDY_STATES:
+            self.metrics.studies.labels(state).set(states[state])
+        self.metrics.open.set(self.receiver.associations)
+        self.metrics.spool.set(self._spool.used_bytes)
+        self.metrics.free.set(self._spool.free_bytes)
+        return states
+
+    def health(self) -> str:
+        """How the node is, in one line."""
+        states = self.counts()
+        studies = ", ".join(f"{states[state]} {state}" for state in STUDY_STATES if states[state]) or "none"
+        metrics = self.metrics
+        queues = "".join(f"; {each.waiting} results wait for {name}" for name, each in self._forwarders.items())
+        return (
+            f"health: {self.receiver.associations} associations; "
+            f"{metrics.value('instances_received_total')} instances received, "
+            f"{metrics.total('instances_refused')} refused; studies: {studies}{queues}; "
+            f"spool {self._spool.used_bytes / 1e9:.2f} GB, {self._spool.free_bytes / 1e9:.1f} GB free"
+        )
+
+    def _tell_health(self) -> None:
+        while not self._stopping.wait(self._options.health_s):
+            try:
+                self._say(self.health())
+                self.receiver.forget_what_was_said()
+                self._remove_old()
+            except OSError as error:  # the disk is away for a moment, and the next line comes in any case
+                self._say(f"health: the spool can not be read ({error.strerror})")
+
+    def _began(self, study: str) -> None:
+        self._say(f"{study_name(study)}: receiving")
+
+    def _resume(self) -> None:
+        """Take up every study where the disk says that it is."""
+        for study in self._spool.studies():
+            self._adopt_results(study)
+            state = self.ledger.read(study)
+            self._states[study] = state.status
+            for run in state.runs:
+                self._deliver(study, run)
+            images = self._spool.images(study)
+            if images and not state.covers(images):
+                self.arrivals.note(study)
+                self._say(f"{study_name(study)}: taken up again with {len(images)} images")
+            else:
+                self._settle(study)
+
+    def _adopt_results(self, study: str) -> None:
+        """A run that has its results is done, also where the program ended before it was written down."""
+        for run in self.ledger.read(study).runs:
+            results = self._spool.results(study, run.name)
+            if run.status == COMPUTING and results.is_dir():
+                try:
+                    self._write_end(study, run.name, Labelled.read(results))
+                except (OSError, ValueError, TypeError):  # not of our making; the study is computed again
+                    self._spool.remove_results(study, run.name)
+
+    def _work_on(self, study: str) -> None:
+        """A study is quiet: compute it where it has something new, then clear up."""
+        self._computing = study
+        try:
+            images = self._spool.images(study)
+            if images and self.ledger.read(study).covers(images, self._bundle):
+                self._say(f"{study_name(study)}: has been computed with these {len(images)} images; not run again")
+                self._try_failed_deliveries_again(study)
+            elif images:
+                self._run(study, images)
+        except Exception as error:  # the outermost loop over studies
+            reason = str(error) if isinstance(error, PipelineError) else our_own(error)
+            self._say(f"{study_name(study)}: not finished, tried again: {reason}")
+            self.arrivals.note(study)
+        finally:
+            self._computing = None
+        self._settle(study)
+
+    def _run(self, study: str, images: frozenset[str]) -> None:
+        run = self._begin(study, images)
+        self._states[study] = COMPUTING
+        if run.attempts > MOST_ATTEMPTS:
+            line = f"the program ended {MOST_ATTEMPTS} times while this study was computed; send it again to try again"
+            self._end(study, run.name, Labelled(FAILED, line))
+            return
+        self._say(f"{study_name(study)}: computing {len(images)} images")
+        work = self._spool.work(study)
+        self._spool.link_images(study, images, work / "images")
+        ended = self._labelled(study, run.name, work)
+        if ended.status in (DONE, HELD):
+            ended.write(work / "results")
+            self._spool.keep_results(study, run.name, work / "results")
+        else:
+            self._spool.clear_work(study)
+        self._end(study, run.name, ended)
+
+    def _labelled(self, study: str, run: str, work: Path) -> Labelled:
+        """The computation itself."""
+        started = monotonic()
+        try:
+            return self._compute(work / "images", work / "results")
+        except Exception as error:  # the outermost loop over studies: a mistake of ours ends this one
+            return Labelled(FAILED, our_own(error))
+        except (SystemExit, KeyboardInterrupt):  # the user ends the program, not the study
+            self.ledger.change(study, lambda state: _forget_attempt(state, run))
+            raise
+        finally:
+            self.metrics.run_seconds.observe(monotonic() - started)
+
+    def _begin(self, study: str, images: frozenset[str]) -> Run:
+        """Write down that the run begins, and how often it has."""
+        name = run_name(study, images, self._bundle)
+
+        def edit(state: State) -> None:
+            old = state.run(name)
+            attempts = old.attempts if old is not None and old.status == COMPUTING else 0
+            state.runs = [run for run in state.runs if run.status != COMPUTING and run.name != name]
+            state.runs.append(Run(name, self._bundle, sorted(images), attempts=attempts + 1))
+
+        return self.ledger.change(study, edit).runs[-1]
+
+    def _end(self, study: str, name: str, ended: Labelled) -> None:
+        """A run has ended: write it down, say so, and hand its results on."""
+        self.metrics.runs.labels(ended.status).inc()
+        state = self._write_end(study, name, ended)
+        run = state.run(name)
+        assert run is not None
+        where = "" if ended.status == DONE else f". Images: {self._spool.study(study) / 'images'}"
+        self._say(f"{study_name(study)}: {ended.status}: {run.reason}{where}")
+        self._deliver(study, run)
+
+    def _write_end(self, study: str, name: str, ended: Labelled) -> State:
+        """The end of a run in the ledger. Results take the place of those before, also of those on their way."""
+        superseded: list[str] = []
+
+        def edit(state: State) -> None:
+            run = state.run(name)
+            assert run is not None
+            run.status, run.reason = ended.status, ended.line
+            if ended.status == DONE:
+                run.deliveries = {destination: Delivery() for destination in self._forwarders}
+                superseded.extend(old.name for old in state.runs if old is not run)
+                state.runs = [run]
+            elif len(state.runs) > 1:
+                run.reason += _hint(state.runs, run, self._spool.images(study))
+
+        state = self.ledger.change(study, edit)
+        self._states[study] = state.status
+        for old in superseded:
+            self._spool.remove_results(study, old)
+        return state
+
+    def _deliver(self, study: str, run: Run) -> None:
+        """Queue what is waiting."""
+        for name, delivery in run.deliveries.items():
+            if delivery.status != WAITING:
+                continue
+            if name in self._forwarders:
+                self._forwarders[name].add(study, run.name)
+            else:
+                self._say(f"{study_name(study)}: waits for {name}, which no --forward names now")
+
+    def _try_failed_deliveries_again(self, study: str) -> None:
+        def edit(state: State) -> None:
+            for run in state.runs:
+                for delivery in run.deliveries.values():
+                    if delivery.status == FAILED:
+                        delivery.status = WAITING
+
+        if any(each.status == FAILED for run in self.ledger.read(study).runs for each in run.deliveries.values()):
+            for run in self.ledger.change(study, edit).runs:
+                self._deliver(study, run)
+
+    def _settle(self, study: str) -> None:
+        """Nothing is being done for the study: remove what it no longer needs, but for what is just coming."""
+        state = self.ledger.read(study)
+        self._states[study] = state.status
+        if any(run.is_waiting or run.status == COMPUTING for run in state.runs):
+            return
+        with self.arrivals.kept_out(study) as is_alone:
+            if not is_alone or study == self._computing or not state.covers(self._spool.images(study)):
+                return
+            if not self._options.keeps_images and not any(run.has_failed for run in state.runs):
+                self._spool.remove_instances(study)
+
+    def _objects(self, study: str, run: str) -> list[Path]:
+        """The DICOM objects of a run, reports after the segmentations that they refer to."""
+        files = sorted(self._spool.results(study, run).glob("*/*.dcm"))
+        return sorted(files, key=lambda file: dcmread(file, specific_tags=["Modality"]).get("Modality", "") == "SR")
+
+    def _remove_old(self) -> None:
+        """Remove what has been left alone for the days that it is kept."""
+        before = time() - self._options.keep_days * DAY_S
+        for study in self._spool.studies():
+            file = self._spool.study(study) / "state.json"
+            if not file.exists() or file.stat().st_mtime > before:
+                continue
+            with self.arrivals.kept_out(study) as is_alone:
+                if is_alone and study != self._computing and not self._is_under_way(study):
+                    self._spool.remove(study)
+                    self._states.pop(study, None)
+                    self._say(f"{study_name(study)}: removed after {self._options.keep_days:g} days")
+
+    def _is_under_way(self, study: str) -> bool:
+        """Whether something that this node serves waits for its results."""
+        runs = self.ledger.read(study).runs
+        deliveries = [each for run in runs for each in run.deliveries.items()]
+        return any(delivery.status == WAITING and name in self._forwarders for name, delivery in deliveries)
+
+
+def _hint(runs: Sequence[Run], last: Run, here: frozenset[str]) -> str:
+    """Where a study came again in part, what mends it."""
+    gone = set().union(*(run.images for run in runs if run is not last)) - here
+    return f" ({len(gone)} images of an earlier run are no longer here: send the whole study again)" if gone else ""
+
+
+def _forget_attempt(state: State, name: str) -> None:
+    run = state.run(name)
+    if run is not None:
+        run.attempts -= 1

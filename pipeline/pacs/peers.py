@@ -1,0 +1,158 @@
+"""Connections of peers, with the limits that pynetdicom leaves open: room, seats, and a TLS handshake that hangs."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from socketserver import BaseServer
+from typing import Any
+
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+LARGEST_PDU = 2**20
+"""Bytes. We ask for much smaller ones; a longer one is no PDU of a peer that listened."""
+WAITING_CONNECTIONS = 256
+"""Connections beside the associations: those that are still to say who they are, and those being turned away."""
+HANDSHAKE_S = 15.0
+
+
+class InFlight:
+    """The bytes of messages that are in memory, of all associations together.
+
+    Args:
+        limit_bytes: of them; an association that would pass it is ended.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._held: dict[Association, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, association: Association, count: int) -> bool:
+        """Count bytes that an association is about to receive; returns whether there is room for them."""
+        with self._lock:
+            if association not in self._held:
+                self._held = {each: held for each, held in self._held.items() if each.is_alive()}
+            self._held[association] = self._held.get(association, 0) + count
+            return sum(self._held.values()) <= self.limit_bytes
+
+    def forget(self, association: Association) -> None:
+        """What the association has received so far is in memory no more."""
+        with self._lock:
+            self._held.pop(association, None)
+
+
+class Seats:
+    """How many may be associated at a time.
+
+    Args:
+        limit: of them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken: list[Association] = []
+        self._lock = threading.Lock()
+
+    def take(self, association: Association) -> bool:
+        """A seat, until the association's thread ends; False where there is none."""
+        with self._lock:
+            self._taken = [each for each in self._taken if each.is_alive()]
+            if len(self._taken) >= self.limit:
+                return False
+            self._taken.append(association)
+            return True
+
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        with self._lock:
+            return sum(each.is_alive() for each in self._taken)
+
+
+class PeerSocket(AssociationSocket):
+    """Reads no PDU that is too long, and no message for which there is no room."""
+
+    in_flight: InFlight
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As the base class.
+
+        Raises:
+            OSError: too much; pynetdicom then closes the connection.
+        """
+        if nr_bytes > LARGEST_PDU or not self.in_flight.add(self.assoc, nr_bytes):
+            raise OSError("too much at a time")
+        return super().recv(nr_bytes)
+
+
+class PeerServer(ThreadedAssociationServer):
+    """Listens; a connection too many is closed at once. The TLS handshake is the business of the connection's thread.
+
+    Args:
+        in_flight: counts what all connections hold in memory.
+        max_connections: of them, whatever they do.
+    """
+
+    request_queue_size = 128
+    daemon_threads = True
+
+    def __init__(
+        self, *args: Any, in_flight: InFlight, max_connections: int, tls: ssl.SSLContext | None = None, **kwargs: Any
+    ) -> None:
+        self.in_flight, self.max_connections, self.tls = in_flight, max_connections, tls
+        self.handshakes = threading.Semaphore(WAITING_CONNECTIONS)
+        super().__init__(*args, **kwargs)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection; nothing is read from it here, where others wait behind it."""
+        connection, address = self.socket.accept()
+        connection.settimeout(self.ae.network_timeout)
+        if self.tls:
+            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for it."""
+        return len(self.active_associations) < self.max_connections
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that broke is no news; the base class would print its trace."""
+
+    def shutdown(self) -> None:
+        """Stop listening. pynetdicom's own would also take it off a list that only its `start_server` fills."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+
+class PeerHandler(RequestHandler):
+    """Makes an association of a connection."""
+
+    server: PeerServer
+
+    def handle(self) -> None:
+        """Shake hands where there is TLS, then go on as pynetdicom does.
+
+        Raises:
+            OSError: the handshake failed; the server then closes the connection.
+        """
+        if isinstance(self.request, ssl.SSLSocket):
+            if not self.server.handshakes.acquire(blocking=False):
+                raise ConnectionAbortedError("too many handshakes")
+            try:
+                self.request.settimeout(HANDSHAKE_S)
+                self.request.do_handshake()
+                self.request.settimeout(self.ae.network_timeout)
+            finally:
+                self.server.handshakes.release()
+        super().handle()
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        limited = PeerSocket(association, client_socket=self.request)
+        association.dul.event_queue.get_nowait()  # of the two sockets that each announced the one connection
+        limited.in_flight = self.server.in_flight
+        association.dul.socket = limited
+        return association
