@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from .bundle_commands import bundle_app
 from .errors import PipelineError, StudyError, UsageError, exit_status, our_own
 from .limits import MAX_VOXELS
+from .pacs.listen_command import listen
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -363,6 +364,9 @@ def demo(
     failed = [result.error for result in results if result.error]
     if failed:
         raise failed[0]
+
+
+app.command()(listen)
 
 
 def main() -> None:
