@@ -18,6 +18,7 @@ from .pacs.listen_command import listen
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .pacs.dicomweb_address import StudyAddress
     from .segment import CaseResult
     from .studies.convert import Conversion
 
@@ -80,9 +81,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 @app.command()
 def predict(
     bundle: BundleOption,
-    inputs: Annotated[list[Path], typer.Option("--input", "-i", help="A scan's file or folder; may be repeated.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case.")],
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", "-i", help="A scan's file or folder, or dicomweb://HOST/…/studies/UID; may be repeated."
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case; or s3://BUCKET/FOLDER.")
+    ],
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
+    cohort: Annotated[bool, typer.Option("--cohort", help="Each input is a folder of many studies.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="auto|ADDRESS", help="Share a cohort out over a Ray cluster; auto finds or starts one."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Devices of the cluster to use; all if not given.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Send DICOM results back to the dicomweb:// of the study.")
+    ] = False,
     formats: FormatsOption = None,
     device: DevicesOption = "auto",
     precision: PrecisionOption = "auto",
@@ -102,7 +119,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: label maps, DICOM SEG, measurements, pictures and a report for each."""
-    _check_paths(inputs)
+    given = [_input(word) for word in inputs]
+    _check_paths([path for path in given if isinstance(path, Path)])
     from .bundle import find_bundle
 
     found = find_bundle(bundle)
@@ -113,7 +131,7 @@ def predict(
 
     _quiet_libraries()
     options = PredictOptions(
-        inputs,
+        given,
         output,
         series,
         tuple(formats or ()),
@@ -128,6 +146,10 @@ def predict(
         pages=pages,
         only_predicts=not trust_bundle,
         confidence=confidence,
+        cohort=cohort or cluster is not None,
+        store=store,
+        cluster=cluster,
+        workers=workers,
     )
     with ProgressBar("predict") as report:
         results = run(found, options, report)
@@ -402,6 +424,15 @@ def _tell_of_versions(bundle: Bundle) -> None:
 
     for line in version_notices(bundle):
         typer.echo(f"scanloom: {line}", err=True)
+
+
+def _input(word: str) -> Path | StudyAddress:
+    """What an input is: a path, or the address of a study on a server."""
+    if "://" not in word:
+        return Path(word)
+    from .pacs.dicomweb_address import StudyAddress
+
+    return StudyAddress.parse(word)
 
 
 def _check_paths(paths: list[Path]) -> None:

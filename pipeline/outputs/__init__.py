@@ -7,7 +7,7 @@ matplotlib are slow to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .case import FORMATS, check_formats, choose_formats, write_case
+from .case import FORMATS, NOT_DICOM, check_formats, choose_formats, write_case
 from .labels import write_labels
 from .measure import LabelMeasurement, measure, write_measurements
 from .pages import write_index
@@ -16,13 +16,17 @@ from .viewer import install_viewer
 from .vouching import whole_report
 
 if TYPE_CHECKING:
+    from .dicom_planes import DicomSource
     from .dicom_seg import write_dicom_seg
+    from .dicom_source import source_or_reason
     from .dicom_sr import write_dicom_sr
     from .preview import write_preview
     from .rtstruct import write_rtstruct
 
 __all__ = [
     "FORMATS",
+    "NOT_DICOM",
+    "DicomSource",
     "LabelMeasurement",
     "RunFacts",
     "SummaryRow",
@@ -32,6 +36,7 @@ __all__ = [
     "install_viewer",
     "measure",
     "package_versions",
+    "source_or_reason",
     "whole_report",
     "write_case",
     "write_dicom_seg",
@@ -47,6 +52,8 @@ __all__ = [
 
 
 _LAZY = {
+    "DicomSource": "dicom_planes",
+    "source_or_reason": "dicom_source",
     "write_dicom_seg": "dicom_seg",
     "write_dicom_sr": "dicom_sr",
     "write_preview": "preview",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .measure import measure, write_measurements
 from .report import RunFacts, build_report, write_report
 from .viewer import write_view
 from .vouching import file_facts
+
+if TYPE_CHECKING:
+    from .dicom_planes import DicomSource
 
 FORMATS = ("nifti", "dicom-seg", "dicom-seg-labelmap", "dicom-sr", "rtstruct", "tiff")
 """How a label map, or what was measured on it, can be written."""
@@ -80,6 +84,7 @@ def write_case(
     formats: Sequence[str] | None = None,
     pages: bool = False,
     confidence: np.ndarray | None = None,
+    source: DicomSource | StudyError | None = None,
 ) -> dict[str, Path]:
     """Write every output of a case into the folder and return name -> path.
 
@@ -97,6 +102,7 @@ def write_case(
         formats: as choose_formats takes them.
         pages: write view.html too, which shows image and labels in a browser.
         confidence: (X, Y, Z) of uint8, how sure the network is, to write as confidence.nii.gz; None writes none.
+        source: what `source_or_reason` says of a DICOM volume; None asks it, which reads the source's headers again.
     Raises:
         UsageError: a format that this input does not allow.
         StudyError: a DICOM object that was asked for can not be written on this source; all else is there.
@@ -130,7 +136,7 @@ def write_case(
     if {*chosen} - NOT_DICOM:
         from .dicom_objects import write_dicom_objects
 
-        objects, refusals = write_dicom_objects(folder, chosen, labels, measurements, volume, bundle)
+        objects, refusals = write_dicom_objects(folder, chosen, labels, measurements, volume, bundle, source)
         written |= objects
     if pages:
         names = [path.name for path in written.values()]

@@ -11,8 +11,9 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import StudyError
 from ..volume import Volume
-from .dicom_planes import WrittenSegmentation
+from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_seg import write_dicom_seg
+from .dicom_source import source_or_reason
 from .dicom_sr import write_dicom_sr
 from .measure import LabelMeasurement
 
@@ -32,6 +33,7 @@ def write_dicom_objects(
     measurements: Sequence[LabelMeasurement],
     volume: Volume,
     bundle: Bundle,
+    source: DicomSource | StudyError | None = None,
 ) -> tuple[dict[str, Path], dict[str, StudyError]]:
     """Write those of FILES that are among the formats; return name -> path, and format -> what stopped it.
 
@@ -44,24 +46,29 @@ def write_dicom_objects(
         measurements: of every label of the bundle.
         volume: a DICOM volume.
         bundle: names labels and weights.
+        source: what `source_or_reason` says of the volume; None asks it.
     Raises:
         UsageError, BundleError, PipelineError: as the writers.
     """
     written: dict[str, Path] = {}
     refusals: dict[str, StudyError] = {}
     segmentation: WrittenSegmentation | None = None
+    if source is None:
+        source = source_or_reason(volume)
     for name in (name for name in FILES if name in formats):
         path = folder / FILES[name]
         try:
+            if isinstance(source, StudyError):
+                raise source
             if name == "rtstruct":
                 from .rtstruct import write_rtstruct  # scikit-image is slow to import
 
-                write_rtstruct(path, labels, volume, bundle)
+                write_rtstruct(path, labels, volume, bundle, source)
             elif name != "dicom-sr":
-                made = write_dicom_seg(path, labels, volume, bundle, labelmap=name == "dicom-seg-labelmap")
+                made = write_dicom_seg(path, labels, volume, bundle, source, labelmap=name == "dicom-seg-labelmap")
                 segmentation = segmentation or made
             elif segmentation is not None:
-                write_dicom_sr(path, measurements, volume, bundle, segmentation)
+                write_dicom_sr(path, measurements, volume, bundle, segmentation, source)
             else:
                 raise next(iter(refusals.values()))  # what stopped the segmentation that it would refer to
         except StudyError as error:

@@ -32,7 +32,13 @@ ALL_FRAMES_LIMIT_BYTES = 256 * 2**20
 
 
 def write_dicom_seg(
-    path: Path, labels: np.ndarray, volume: Volume, bundle: Bundle, *, labelmap: bool = False
+    path: Path,
+    labels: np.ndarray,
+    volume: Volume,
+    bundle: Bundle,
+    source: DicomSource | None = None,
+    *,
+    labelmap: bool = False,
 ) -> WrittenSegmentation:
     """Write a segmentation: one segment a label of the bundle, also those without a voxel in this case.
 
@@ -46,6 +52,7 @@ def write_dicom_seg(
         labels: (X, Y, Z), integers from 0, on the volume's grid.
         volume: a DICOM volume.
         bundle: gives the codes, names and colours of the labels, and is named as the algorithm.
+        source: what `read_source` says of the volume; None reads it.
         labelmap: write a Label Map Segmentation (one frame a plane, segment numbers as pixels) instead of a BINARY one
             (one frame a plane and segment), which more software reads.
     Raises:
@@ -56,7 +63,7 @@ def write_dicom_seg(
     """
     check_grid(labels, volume)
     require_dicom(volume, "dicom-seg-labelmap" if labelmap else "dicom-seg")
-    source = read_source(volume)
+    source = source or read_source(volume)
     with quiet_dicom():
         segmentation = _build(source, _segment_frames(labels, source, bundle), bundle, labelmap)
         _refer(segmentation, source)

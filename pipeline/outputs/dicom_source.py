@@ -87,6 +87,14 @@ def read_source(volume: Volume) -> DicomSource:
         )
 
 
+def source_or_reason(volume: Volume) -> DicomSource | StudyError:
+    """What `read_source` returns, or raises."""
+    try:
+        return read_source(volume)
+    except StudyError as error:
+        return error
+
+
 def _read_header(file: Path, volume: Volume) -> Dataset:
     try:
         return pydicom.dcmread(file, stop_before_pixels=True, force=True)

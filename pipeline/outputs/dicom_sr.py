@@ -47,6 +47,7 @@ def write_dicom_sr(
     volume: Volume,
     bundle: Bundle,
     segmentation: WrittenSegmentation,
+    source: DicomSource | None = None,
 ) -> None:
     """Write the structured report.
 
@@ -56,13 +57,14 @@ def write_dicom_sr(
         volume: a DICOM volume.
         bundle: gives the codes of the labels, and is named as the algorithm and the observing device.
         segmentation: the one of the same labels that the groups refer to, segment by segment.
+        source: what `read_source` says of the volume; None reads it.
     Raises:
         UsageError: the volume does not come from DICOM.
         StudyError: the source instances do not allow a report.
         PipelineError: the file can not be written.
     """
     require_dicom(volume, "dicom-sr")
-    source = read_source(volume)
+    source = source or read_source(volume)
     with quiet_dicom():
         instead = "Leave out --format dicom-sr; measurements.json holds the same numbers."
         with refusing(volume.case, "DICOM SR", instead):

@@ -34,7 +34,9 @@ _DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired, and still what RTReferencedStudySequence (3006,0012) asks for. Source: PS3.3 C.8.8.5."""
 
 
-def write_rtstruct(path: Path, labels: np.ndarray, volume: Volume, bundle: Bundle) -> None:
+def write_rtstruct(
+    path: Path, labels: np.ndarray, volume: Volume, bundle: Bundle, source: DicomSource | None = None
+) -> None:
     """Write the structure set; a plane's contours outline the labels of the slice that is nearest to it.
 
     Args:
@@ -42,6 +44,7 @@ def write_rtstruct(path: Path, labels: np.ndarray, volume: Volume, bundle: Bundl
         labels: (X, Y, Z), integers from 0, on the volume's grid.
         volume: a DICOM volume.
         bundle: gives the names, codes and colours of the labels, and is named as the algorithm.
+        source: what `read_source` says of the volume; None reads it.
     Raises:
         UsageError: the volume does not come from DICOM.
         StudyError: the source instances do not allow a structure set.
@@ -51,7 +54,7 @@ def write_rtstruct(path: Path, labels: np.ndarray, volume: Volume, bundle: Bundl
     check_grid(labels, volume)
     require_dicom(volume, "rtstruct")
     check_named(np.unique(labels), bundle)
-    source = read_source(volume)
+    source = source or read_source(volume)
     with quiet_dicom():
         structures = _head(source, bundle)
         structures.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]

@@ -79,10 +79,14 @@ class StudyProcess:
         """Of the worker; None where none runs."""
         return self._worker.pid if self._worker else None
 
-    def close(self) -> None:
-        """End the worker and remove what archives held."""
+    def stop(self) -> None:
+        """End the worker, and with it what is being read now."""
         if self._worker is not None:
             self._worker.stop()
+
+    def close(self) -> None:
+        """End the worker and remove what archives held."""
+        self.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def find(self, path: str | Path) -> list[Series]:

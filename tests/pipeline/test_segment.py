@@ -14,8 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from factories import PATIENT, edit_file, make_volume, reorient, write_mr_series, write_nifti
-from scanloom.pipeline import segment
 from scanloom.pipeline.bundle import SHIPPED, Bundle, find_bundle
+from scanloom.pipeline.cohort import stages
+from scanloom.pipeline.cohort.job import Job
 from scanloom.pipeline.errors import BundleError, UsageError, exit_status
 from scanloom.pipeline.lock import NAME, FolderInUseError, locked
 from scanloom.pipeline.progress import Report
@@ -52,11 +53,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the network; holds a line for each time that it was loaded."""
     lines: list[str] = []
 
-    def load(bundle: Bundle, options: PredictOptions) -> BrightVoxels:
-        lines.append(bundle.name)
-        return BrightVoxels(options.confidence)
+    def load(job: Job) -> BrightVoxels:
+        lines.append(job.bundle.name)
+        return BrightVoxels(job.options.confidence)
 
-    monkeypatch.setattr(segment, "_load", load)
+    monkeypatch.setattr(stages, "load_predictor", load)
     return lines
 
 

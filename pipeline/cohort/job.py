@@ -1,0 +1,77 @@
+"""What every stage of a run needs to know; it travels to the processes and machines that work on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle import Bundle
+from ..prediction import PredictOptions
+from ..studies import short_digest
+from .destination import Destination
+from .inputs import studies_in
+
+if TYPE_CHECKING:
+    from ..pacs.dicomweb_address import StudyAddress
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of what is to be labelled.
+
+    Attributes:
+        given: its file or folder, or where a server has it.
+        tag: what stands behind the name of a volume file, to tell it from others of its name in the cohort; may be
+            empty.
+    """
+
+    given: Path | StudyAddress
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A bundle to run, on what and how, and where the results go.
+
+    Attributes:
+        bundle: may run here; see `trust.require_trust`.
+        inputs: one case each.
+        options: what was asked for.
+        destination: where the results go.
+    """
+
+    bundle: Bundle
+    inputs: tuple[Input, ...]
+    options: PredictOptions
+    destination: Destination
+
+    def travelling(self) -> Job:
+        """The same without the inputs, for other processes; with what they would else read from the bundle's folder."""
+        bundle = replace(self.bundle, private_copy=None)
+        _ = bundle.labels, bundle.weights_sha256  # kept with the object from here on
+        return replace(self, bundle=bundle, inputs=(), options=replace(self.options, inputs=()))
+
+
+def inputs_of(options: PredictOptions) -> tuple[Input, ...]:
+    """One for each case: the inputs as they are given, or where they are cohorts the studies in them.
+
+    Raises:
+        UsageError, StudyError: a cohort can not be read, or holds nothing.
+    """
+    if not options.cohort:
+        return tuple(map(Input, options.inputs))
+    return tuple(each for given in options.inputs for each in _studies_of(given, options))
+
+
+def _studies_of(given: Path | StudyAddress, options: PredictOptions) -> Iterator[Input]:
+    """Those of a cohort; volume files of one name are common in its folders, so these get a tag."""
+    if not isinstance(given, Path) or not given.is_dir():
+        yield Input(given)
+        return
+    for path in studies_in(given, [Path(options.output)]):
+        inside = path.relative_to(given)
+        deep = path.is_dir() or len(inside.parts) > 1
+        yield Input(path, short_digest(os.fsencode(inside.as_posix())) if deep and path != given else "")

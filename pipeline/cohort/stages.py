@@ -1,0 +1,303 @@
+"""The three stages of a case: read it, label it, write it. Each may run in a process or on a machine of its own.
+
+An error ends the case that it happened to and no other: a stage returns it in the case's result.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ..bundle_modules import python_names
+from ..errors import StudyError, UsageError
+from ..outputs import NOT_DICOM, RunFacts, choose_formats, write_case
+from ..prediction import CaseResult, log
+from ..progress import Report, silent
+from ..studies import Series, select_series
+from ..studies.isolation import StudyProcess
+from ..verdicts import Judge
+from ..volume import Notice, Volume
+from .job import Input, Job
+
+if TYPE_CHECKING:
+    from ..inference.predictor import Predictor
+    from ..outputs import DicomSource
+    from ..pacs.dicomweb_address import StudyAddress
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was read of a case.
+
+    Attributes:
+        volume: its voxels and their place.
+        source: of a DICOM series what its headers say, or why no DICOM object can be written on them; None where none
+            is to be written.
+        seconds: of the stages so far.
+    """
+
+    volume: Volume
+    source: DicomSource | StudyError | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a bundle says of a scan.
+
+    Attributes:
+        labels: (X, Y, Z), integers from 0, on the scan's grid.
+        confidence: (X, Y, Z) of uint8, how sure the network is; None where nobody asked.
+        surface_confidence: label -> mean probability of the winning class on its surface.
+        device: what the network ran on, in words.
+        notices: what a user should know.
+        facts: of the inference, for the report.
+        seconds: of the stages so far.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray | None
+    surface_confidence: dict[int, float]
+    device: str
+    notices: tuple[Notice, ...]
+    facts: dict[str, Any]
+    seconds: dict[str, float]
+
+
+class Names:
+    """Which input has which name: no case is written over another of the same run."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def claim(self, number: int, result: CaseResult) -> None:
+        """Refuse the case of an input where an earlier one has its name."""
+        if result.case is None or self._taken.setdefault(result.case, number) == number:
+            return
+        result.end(
+            UsageError(f"two inputs are called {result.case}. Rename one, or predict them into two folders."),
+            result.case,
+        )
+
+
+def no_wait(size: int) -> None:
+    """There is always room."""
+
+
+class CaseReader:
+    """The first stage: inputs to scans, in a process of its own that strangers' files may crash.
+
+    Args:
+        job: what is asked for.
+        keeps: how many inputs' archives stay unpacked, because their volumes may still be in their files.
+    """
+
+    def __init__(self, job: Job, keeps: int = 1) -> None:
+        self.job = job
+        options = job.options
+        self.studies = StudyProcess(
+            options.max_voxels,
+            names_of_source=options.names_of_source,
+            shows_errors=log.isEnabledFor(10),
+            keeps=keeps,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.studies.close()
+
+    def stop(self) -> None:
+        """End what is being read now."""
+        self.studies.stop()
+
+    def __call__(
+        self,
+        number: int,
+        given: Input,
+        report: Report = silent,
+        wait_for_room: Callable[[int], None] = no_wait,
+    ) -> tuple[CaseResult, Scan | None]:
+        """The result as far as it is known, and the scan; none where the case has ended here.
+
+        Args:
+            number: of the input, from 0.
+            given: the input.
+            report: told what is read.
+            wait_for_room: called with the bytes of the voxels before they are read.
+        """
+        result = CaseResult(None)
+        started = perf_counter()
+        with result.ended_by_errors(f"input {number + 1}"), self._on_disk(given.given) as path:
+            scan = self._read(path, given.tag, result, started, report, wait_for_room)
+            return result, scan
+        result.seconds = perf_counter() - started
+        return result, None
+
+    @contextmanager
+    def _on_disk(self, given: Path | StudyAddress) -> Iterator[Path]:
+        """The input as files; one on a server is fetched, and its files are removed at the end."""
+        if isinstance(given, Path):
+            yield given
+            return
+        from ..pacs.dicomweb import fetch_study
+
+        with tempfile.TemporaryDirectory(prefix="scanloom-") as folder:
+            modality = None if self.job.options.series else self.job.bundle.series_rule.modality
+            yield fetch_study(given, Path(folder), modality=modality)
+
+    def _read(
+        self,
+        path: Path,
+        tag: str,
+        result: CaseResult,
+        started: float,
+        report: Report,
+        wait_for_room: Callable[[int], None],
+    ) -> Scan | None:
+        job, options = self.job, self.job.options
+        result.found = tuple(self.studies.find(path))
+        series = select_series(result.found, job.bundle.series_rule, options.series)
+        if tag and series.kind != "dicom":
+            series = replace(series, case=f"{series.case}-{tag}")
+        result.case, result.description = series.case, series.description
+        result.folder = job.destination.shown(series.case)
+        if options.skip_existing and (
+            old := job.destination.whole_report(
+                series.case, job.bundle.weights_sha256, options.formats, options.extra_files
+            )
+        ):
+            result.status = "skipped"
+            result.take_findings(old)
+            return None
+        wait_for_room(_bytes_of(series))
+        report(f"{series.case}: reading {series.slices} slices", None)
+        begun = perf_counter()
+        volume = self.studies.read(series)
+        source = _source_of(volume, choose_formats(options.formats, volume))
+        now = perf_counter()
+        result.seconds = now - started
+        return Scan(volume, source, {"read": now - begun})
+
+
+def _bytes_of(series: Series) -> int:
+    """About as many as its voxels take in memory."""
+    return 4 * prod(series.shape or (0,))
+
+
+def _source_of(volume: Volume, formats: Sequence[str]) -> DicomSource | StudyError | None:
+    """What the headers say, where a DICOM object is to be written on them."""
+    if not volume.sources or not {*formats} - {*NOT_DICOM}:
+        return None
+    from ..outputs import source_or_reason  # imports pydicom
+
+    return source_or_reason(volume)
+
+
+class Labeller:
+    """The second stage: scans to labels, on a device that holds the bundle; the first scan loads it.
+
+    Args:
+        job: what is asked for.
+        loaded: the bundle as it was loaded before, or an empty list, which keeps it.
+    """
+
+    def __init__(self, job: Job, loaded: list[Predictor]) -> None:
+        self.job, self.loaded = job, loaded
+
+    def __call__(self, result: CaseResult, scan: Scan, report: Report = silent) -> Labelled | None:
+        """The labels; None where the case failed, which its result says.
+
+        Args:
+            result: of the case; takes the error, and the seconds.
+            scan: of the case.
+            report: told how far it is, 0 to 1.
+        """
+        started = perf_counter()
+        labelled = None
+        with result.ended_by_errors("a case"):
+            labelled = self._label(result, scan, report)
+        result.seconds += perf_counter() - started
+        return labelled
+
+    def _label(self, result: CaseResult, scan: Scan, report: Report) -> Labelled:
+        started, seconds = perf_counter(), dict(scan.seconds)
+        if not self.loaded:
+            report(f"{result.case}: loading {self.job.bundle.name}", 0.0)
+            self.loaded.append(load_predictor(self.job))
+            seconds["load"] = perf_counter() - started
+            started = perf_counter()
+        predictor = self.loaded[0]
+        size = " x ".join(map(str, scan.volume.spatial_shape))
+        report(f"{result.case}: {size} voxels on {predictor.device_name}", 0.1)
+        labels = predictor(scan.volume.measured(), report)
+        seconds["predict"] = perf_counter() - started
+        return Labelled(
+            labels,
+            predictor.confidence,
+            predictor.surface_confidence,
+            predictor.device_name,
+            predictor.notices,
+            predictor.facts,
+            seconds,
+        )
+
+
+def finish_case(result: CaseResult, scan: Scan, labelled: Labelled, job: Job) -> CaseResult:
+    """The last stage: a verdict, and every file where it belongs."""
+    started = perf_counter()
+    with result.ended_by_errors("a case"):
+        verdict = Judge(job.bundle)(scan.volume.measured(), labelled.labels, labelled.surface_confidence)
+        result.verdict = verdict
+        seconds = {**labelled.seconds, "verdict": perf_counter() - started}
+        facts = RunFacts(labelled.device, seconds, labelled.notices, labelled.facts, verdict)
+        with job.destination.case_folder(str(result.case)) as folder:
+            written = write_case(
+                folder,
+                labelled.labels,
+                scan.volume,
+                job.bundle,
+                facts,
+                job.options.formats,
+                job.options.pages,
+                labelled.confidence,
+                scan.source,
+            )
+            result.take_findings(json.loads(written["report"].read_text(encoding="utf-8")))
+        result.found = ()
+    result.seconds += perf_counter() - started
+    return result
+
+
+def load_predictor(job: Job) -> Predictor:
+    """The bundle, ready; here, and not before an input has been read, torch and MONAI are imported."""
+    bundle, options = job.bundle, job.options
+    if options.only_predicts and not python_names(bundle.folder):
+        from ..inference.lean_import import import_monai_for_inference
+        from ..inference.memory import keep_freed_memory
+
+        import_monai_for_inference()
+        keep_freed_memory()
+    from ..inference.predictor import Predictor
+
+    return Predictor(
+        bundle,
+        options.device,
+        precision=options.precision,
+        engine=options.engine,
+        compile=options.compile,
+        confidence=options.confidence,
+    )

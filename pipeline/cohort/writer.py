@@ -1,0 +1,67 @@
+"""The process that writes cases while others are read and labelled: `python -m scanloom.pipeline.cohort.writer SOCKET`.
+
+`WriterProcess` starts it. Drawing previews and building DICOM objects is Python's own work, and would hold up the
+process that feeds the device.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import warnings
+
+from ..errors import PipelineError
+from ..messages import receive, send
+from ..prediction import CaseResult, log
+from ..worker_process import WorkerEndedError, WorkerProcess
+from .job import Job
+from .stages import Labelled, Scan, finish_case
+
+ATTEMPTS = 2
+
+
+class WriterProcess:
+    """Writes one case after the other in a process of its own; it is started again where it ended.
+
+    Args:
+        job: what is written of, and where to.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job.travelling()
+        self._worker = WorkerProcess(__name__, shows_errors=log.isEnabledFor(10))
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker; None where none runs."""
+        return self._worker.pid
+
+    def __call__(self, result: CaseResult, scan: Scan, labelled: Labelled) -> CaseResult:
+        """As `finish_case`; a case that its process does not survive is tried once more, then failed."""
+        for attempt in range(ATTEMPTS):
+            try:
+                written, _ = self._worker.ask((result, scan, labelled, self._job))
+                finished: CaseResult = written
+                return finished
+            except WorkerEndedError as ending:
+                log.debug("attempt %d to write %s: its process ended (%s)", attempt + 1, result.case, ending)
+                how = str(ending)
+        reason = f"{result.case}: writing its files made their process end twice ({how}). Free memory, and run again."
+        result.end(PipelineError(reason), str(result.case))
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.stop()
+
+
+def main() -> None:
+    """Answers requests on the socket until it is closed."""
+    warnings.simplefilter("ignore")
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    while (request := receive(channel)) is not None:
+        send(channel, finish_case(*request[0]))
+
+
+if __name__ == "__main__":
+    main()
