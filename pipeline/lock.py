@@ -50,6 +50,30 @@ class Owner:
     pid: int
     started: float
 
+    @classmethod
+    def of_this_process(cls) -> Owner:
+        """This process as an owner."""
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Owner | None:
+        """What `text` said; None where that names nobody."""
+        try:
+            entry = json.loads(text)
+            return cls(str(entry["host"]), int(entry["pid"]), float(entry["started"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def text(self) -> str:
+        """The content of a lock."""
+        return json.dumps(asdict(self))
+
+    @property
+    def shown(self) -> str:
+        """Which process it is, for people."""
+        return f"process {self.pid}, since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.started))}"
+
     def is_gone(self) -> bool:
         """Whether the process has ended. One on another machine can not be seen, and counts as running."""
         if self.host != socket.gethostname():
@@ -80,8 +104,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     _make_folder(folder)
     path = folder / NAME
-    me = Owner(socket.gethostname(), os.getpid(), psutil.Process().create_time())
-    with _terminated_gently():
+    me = Owner.of_this_process()
+    with terminated_gently():
         _take(path, me)
         try:
             remove_left_overs(folder)
@@ -129,7 +153,7 @@ def _make(path: Path, me: Owner) -> None:
     """Create the file, which fails where there is one already, and put the owner's name into it."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(me), file)
+        file.write(me.text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -137,9 +161,8 @@ def _make(path: Path, me: Owner) -> None:
 def _owner(path: Path) -> Owner | None:
     """Whose lock it is; None where there is none or it says no owner."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        return Owner(str(entry["host"]), int(entry["pid"]), float(entry["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Owner.parse(path.read_bytes())
+    except OSError:
         return None
 
 
@@ -155,7 +178,7 @@ def _take_over(path: Path, gone: Owner, me: Owner) -> bool:
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()) or _owner(path) != gone:
                 return False
             file.truncate(0)
-            json.dump(asdict(me), file)
+            file.write(me.text)
             file.flush()
             os.fsync(file.fileno())
             return True
@@ -170,20 +193,19 @@ def _lock_file(descriptor: int) -> None:
 
 
 def _refuse(path: Path, owner: Owner) -> NoReturn:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner.started))
     if owner.host == socket.gethostname():
         raise FolderInUseError(
-            f"{path.parent}: another run is writing there (process {owner.pid}, since {since}). "
+            f"{path.parent}: another run is writing there ({owner.shown}). "
             "Wait until it is done, stop it, or choose another folder with -o."
         )
     raise FolderInUseError(
-        f"{path.parent}: a run on {owner.host} is writing there (process {owner.pid}, since {since}). "
+        f"{path.parent}: a run on {owner.host} is writing there ({owner.shown}). "
         f"Choose another folder with -o; if that run has ended, delete {path}."
     )
 
 
 @contextmanager
-def _terminated_gently() -> Iterator[None]:
+def terminated_gently() -> Iterator[None]:
     """The signal to terminate raises SystemExit, so that files and lock are put in order; nobody else's handler is
     replaced, and only the main thread may set one."""
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
