@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,29 @@ def whole_report(
     """
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if report["bundle"]["weights_sha256"] != weights_sha256 or set(report["outputs"]) != set(report["files"]):
-            return None
-        if not set(formats or report["formats"]["usual"]) <= set(report["formats"]["written"]):
-            return None
-        if not set(names) <= set(report["files"]):
+        if not answers(report, weights_sha256, formats, names):
             return None
         whole = all(_is_as_it_was(folder / name, facts) for name, facts in report["files"].items())
         return report if whole else None
     except (OSError, ValueError, KeyError, TypeError, PipelineError):
         return None
+
+
+def answers(
+    report: Mapping[str, Any], weights_sha256: str, formats: Sequence[str] = (), names: Sequence[str] = ()
+) -> bool:
+    """Whether these weights made what the report names, and all that is asked for is among it.
+
+    Arguments are as `whole_report` takes them; the files are not looked at.
+
+    Raises:
+        KeyError, TypeError: it is no whole report.
+    """
+    if report["bundle"]["weights_sha256"] != weights_sha256 or set(report["outputs"]) != set(report["files"]):
+        return False
+    if not set(formats or report["formats"]["usual"]) <= set(report["formats"]["written"]):
+        return False
+    return set(names) <= set(report["files"])
 
 
 def _is_as_it_was(path: Path, facts: dict[str, Any]) -> bool:
