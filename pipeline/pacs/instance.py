@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from pydicom.filereader import data_element_generator
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from ..dicom_reading import UNREADABLE
 
 CLASS, INSTANCE, STUDY = 0x00080016, 0x00080018, 0x0020000D
 _UID = re.compile(r"[0-9.]{1,64}")
+UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_BYTES = 1024
 """Values longer than this are passed over."""
 
@@ -73,7 +73,7 @@ def name_instance(encoded: BytesIO, transfer_syntax: UID, sop_class: str, sop_in
 
 
 def _read_uids(encoded: BytesIO, transfer_syntax: UID) -> dict[int, str]:
-    """The three UIDs, by tag. pydicom takes a cut off end for the end, so the last element's end is compared."""
+    """The three UIDs, by tag. pydicom takes a cut off end for the end, so lengths are compared with what is there."""
     found: dict[int, str] = {}
     end = 0
     encoded.seek(0)
@@ -81,11 +81,11 @@ def _read_uids(encoded: BytesIO, transfer_syntax: UID) -> dict[int, str]:
         for element in data_element_generator(
             encoded, transfer_syntax.is_implicit_VR, transfer_syntax.is_little_endian, defer_size=_LONG_BYTES
         ):
-            end = encoded.tell()
-            tag = BaseTag(element.tag)
-            if tag in (CLASS, INSTANCE, STUDY):
-                value = element.value
-                found[tag] = value.decode("ascii").strip(" \0") if isinstance(value, bytes) else str(value or "")
+            end, value = encoded.tell(), element.value
+            if isinstance(value, bytes) and len(value) != element.length != UNDEFINED_LENGTH:
+                raise EOFError
+            if element.tag in (CLASS, INSTANCE, STUDY):
+                found[element.tag] = value.decode("ascii").strip(" \0") if isinstance(value, bytes) else ""
     except UNREADABLE:
         raise NotAnInstanceError("the data set can not be read") from None
     if end != encoded.getbuffer().nbytes:

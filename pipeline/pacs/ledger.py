@@ -124,7 +124,7 @@ class Ledger:
         try:
             content = json.loads((self._folder(study) / "state.json").read_text(encoding="utf-8"))
             return State([_run(entry) for entry in content["runs"]])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return State()
 
     def change(self, study: str, edit: Callable[[State], None]) -> State:
