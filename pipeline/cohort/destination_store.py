@@ -18,7 +18,11 @@ from ..errors import PipelineError, UsageError
 PAUSES_S = (0.5, 3.0)
 """Between the attempts at a step; a store's own library has tried several times within each."""
 AT_ONCE = 4
-"""Files on their way at one time; a library may hold 100 MB of each in memory."""
+"""Files on their way at one time; s3fs holds up to 100 MB of each in memory."""
+_S3 = {"max_concurrency": 2}
+"""Parts of a large file, 50 MB each, on their way at one time; s3fs would take ten."""
+OPTIONS = {"s3": _S3, "s3a": _S3}
+"""Scheme -> what fsspec is told of it."""
 PACKAGES = {"s3": 'pip install "scanloom[s3]"', "s3a": 'pip install "scanloom[s3]"'}
 """Scheme -> how to install what it needs, where it is an extra of ours."""
 _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
@@ -138,7 +142,8 @@ class Store:
         """The file system and the place's path in it; fsspec keeps one open for each thread."""
         from fsspec.core import url_to_fs
 
-        files, root = self._tried(lambda: url_to_fs(self.url))
+        options = OPTIONS.get(self.url.partition("://")[0], {})
+        files, root = self._tried(lambda: url_to_fs(self.url, **options))
         return files, root.rstrip("/")
 
     def _tried(self, step: Callable[[], T]) -> T:
@@ -153,7 +158,8 @@ class Store:
                 return step()
             except Exception as error:  # each store has errors of its own
                 refusal = self._refusal(error)
-                if pause is None or isinstance(refusal, UsageError):
+                hopeless = isinstance(refusal, UsageError) and not isinstance(error, FileNotFoundError)
+                if pause is None or hopeless:  # a multipart upload that s3fs ends twice is not found, either
                     raise refusal from None
             time.sleep(pause)
         raise AssertionError  # the last attempt returns or raises

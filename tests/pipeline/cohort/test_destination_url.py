@@ -176,7 +176,6 @@ def test_a_file_that_does_not_arrive_in_full_is_noticed(s3, bucket, monkeypatch)
     ("error", "message"),
     [
         (PermissionError(errno.EACCES, SECRET), r"no permission \(PermissionError\)"),
-        (FileNotFoundError(SECRET), "there is no such bucket or folder"),
         (NotImplementedError(SECRET), "can not be written to"),
         (type("NoCredentialsError", (Exception,), {})(SECRET), r"no permission \(NoCredentialsError\)"),
     ],
