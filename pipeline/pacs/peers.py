@@ -9,6 +9,7 @@ from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom.association import Association
+from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 LARGEST_PDU = 2**20
@@ -87,6 +88,28 @@ class PeerSocket(AssociationSocket):
             raise OSError("too much at a time")
         return super().recv(nr_bytes)
 
+    def _shutdown_socket(self) -> None:
+        """pynetdicom leaves a socket open, and with it a file descriptor, where the peer was first to end it."""
+        connection = self.socket
+        super()._shutdown_socket()
+        if connection is not None:
+            connection.close()
+
+
+class PeerStates(StateMachine):
+    """Ends an association whose peer does what no state allows; pynetdicom's thread would die of it, with a trace."""
+
+    def do_action(self, event: str) -> None:
+        """As the base class, but that it raises nothing."""
+        try:
+            super().do_action(event)
+        except Exception:  # whatever a hostile peer makes pynetdicom raise; there is nothing to mend
+            association = self.dul.assoc
+            association.is_aborted, association.is_established = True, False
+            self.dul.kill_dul()
+            if self.dul.socket is not None:
+                self.dul.socket.close()
+
 
 class PeerServer(ThreadedAssociationServer):
     """Listens; a connection too many is closed at once. The TLS handshake is the business of the connection's thread.
@@ -155,4 +178,5 @@ class PeerHandler(RequestHandler):
         association.dul.event_queue.get_nowait()  # of the two sockets that each announced the one connection
         limited.in_flight = self.server.in_flight
         association.dul.socket = limited
+        association.dul.state_machine = PeerStates(association.dul)
         return association
