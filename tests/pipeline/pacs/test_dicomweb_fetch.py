@@ -186,7 +186,7 @@ def test_a_failure_in_the_middle_is_an_error_and_leaves_nothing(double, tmp_path
         (says(200, b"<html></html>", "text/html; charset=utf-8"), "answers with a page", UsageError),
         (says(200, b"no json"), "not DICOMweb", PipelineError),
         (says(200, b"[1]"), "not DICOMweb", PipelineError),
-        (says(200, b'[{"0020000E": {"Value": ["../../x"]}}]'), "not DICOMweb", PipelineError),
+        (says(200, b'[{"0020000E": {"Value": ["1.2?x=y"]}}]'), "not DICOMweb", PipelineError),
         (says(200, b"[]", "application/dicom+json"), "has no such study", StudyError),
         (says(204), "has no such study", StudyError),
     ],
