@@ -233,13 +233,18 @@ class Labeller:
         result.seconds += perf_counter() - started
         return labelled
 
+    def load(self) -> None:
+        """Load the bundle and make it ready, before there is a scan."""
+        self.loaded.append(load_predictor(self.job))
+
     def _label(self, result: CaseResult, scan: Scan, report: Report) -> Labelled:
-        started, seconds = perf_counter(), dict(scan.seconds)
+        seconds = dict(scan.seconds)
         if not self.loaded:
             report(f"{result.case}: loading {self.job.bundle.name}", 0.0)
-            self.loaded.append(load_predictor(self.job))
-            seconds["load"] = perf_counter() - started
             started = perf_counter()
+            self.load()
+            seconds["load"] = perf_counter() - started
+        started = perf_counter()
         predictor = self.loaded[0]
         size = " x ".join(map(str, scan.volume.spatial_shape))
         report(f"{result.case}: {size} voxels on {predictor.device_name}", 0.1)

@@ -1,0 +1,103 @@
+"""What runs on the nodes of a cluster: reading a case, labelling it on a device, writing it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ..bundle import open_bundle
+from ..bundle_files import bundle_files
+from ..prediction import CaseResult
+from .job import Input, Job
+from .stages import CaseReader, Labelled, Labeller, Scan, finish_case
+
+Boxed = tuple[Any]
+"""An object reference that Ray hands over as it is, instead of what it stands for."""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Name -> content of every file of a bundle, to be sent to the devices."""
+    return {name: path.read_bytes() for name, path in bundle_files(folder)}
+
+
+def read_case(job: Boxed, number: int, given: Input) -> tuple[CaseResult, Scan | None]:
+    """The first stage of a case. The volume is in memory: what a node has unpacked no other node can map."""
+    _be_quiet()
+    result, scan = _reader(job[0])(number, given)
+    if scan is not None and scan.volume.is_mapped:
+        scan = replace(scan, volume=replace(scan.volume, array=scan.volume.array.copy(order="K")))
+    return result, scan
+
+
+def write_case(job: Boxed, result: CaseResult, scan: Scan, labelled: Labelled) -> CaseResult:
+    """The last stage of a case."""
+    _be_quiet()
+    return finish_case(result, scan, labelled, _job(job[0]))
+
+
+class Device:
+    """A process that holds the bundle on its device, made ready, for one scan after the other.
+
+    Args:
+        job: what is asked for.
+        files: of the bundle, whose folder another node may not have.
+        threads: of this process, on a processor.
+    """
+
+    def __init__(self, job: Job, files: Mapping[str, bytes], threads: int) -> None:
+        _be_quiet()
+        root = Path(tempfile.mkdtemp(prefix="scanloom-"))
+        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        folder = root / job.bundle.folder.name
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        bundle = replace(open_bundle(folder), trusted=True, copied_from=job.bundle.source)
+        self._threads = threads
+        self._label = Labeller(replace(job, bundle=bundle), [])
+
+    def make_ready(self) -> str:
+        """Load the bundle now, so that no case waits for it; an error comes again with the first case.
+
+        Returns:
+            Id of the node that this process is on.
+        """
+        with CaseResult(None).ended_by_errors("the bundle"):
+            self._label.load()
+            import torch
+
+            torch.set_num_threads(self._threads)
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def label(self, result: CaseResult, scan: Scan) -> tuple[CaseResult, Labelled | None]:
+        """The second stage of a case."""
+        labelled = self._label(result, scan)
+        return result, labelled
+
+
+@lru_cache(maxsize=1)
+def _job(reference: Any) -> Job:
+    """What is asked for, got once a process."""
+    job: Job = ray.get(reference)
+    return job
+
+
+@lru_cache(maxsize=1)
+def _reader(reference: Any) -> CaseReader:
+    """This process's reader, whose own process is started once; it ends with this one."""
+    return CaseReader(_job(reference))
+
+
+def _be_quiet() -> None:
+    """What libraries warn of is for developers."""
+    warnings.simplefilter("ignore")
