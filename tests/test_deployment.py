@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -24,18 +25,20 @@ DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").replace("\\
 SERVICES = COMPOSE["services"]
 LISTEN = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in SERVICES["scanloom"]["command"]]
 """The node's words with the defaults of their variables."""
-
-
-RUN, HEALTHY = (
-    json.loads(words) for words in re.findall(r"^(?:CMD|HEALTHCHECK .*?CMD) (\[.*\])", DOCKERFILE, re.M)[::-1]
-)
-"""The words of the Dockerfile's command, and of its health check."""
+HEALTHY, RUN = map(json.loads, re.findall(r"^(?:HEALTHCHECK .*?)?CMD (\[.*\])", DOCKERFILE, re.M))
+"""The words of the Dockerfile's health check, and of its command."""
 
 
 def options_of(words: list[str]) -> dict[str, Any]:
     """What `scanloom` makes of a command's words; fails where it knows an option, or a value, not."""
     command = typer.main.get_command(cli.app).commands[words[0]]  # type: ignore[attr-defined]
     return command.make_context(words[0], words[1:]).params
+
+
+def commands_of_page() -> list[list[str]]:
+    """The words of every `scanloom` command that docs/pacs.md shows as a block."""
+    page = (REPOSITORY / "docs" / "pacs.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line)[1:] for line in re.findall(r"^ {4,}(scanloom .*)", page, re.M)]
 
 
 def orthanc_config() -> dict[str, Any]:
@@ -60,6 +63,21 @@ def test_the_node_starts_with_options_that_it_has(words):
 def test_the_check_of_options_notices_one_that_is_not():
     with pytest.raises(Exception, match="No such option: --no-such-option"):
         options_of([*LISTEN, "--no-such-option=1"])
+
+
+@pytest.mark.parametrize("words", commands_of_page(), ids=" ".join)
+def test_the_pages_commands_have_options_that_there_are(words):
+    assert options_of(words)
+
+
+def test_the_pages_node_and_orthanc_agree():
+    page = (REPOSITORY / "docs" / "pacs.md").read_text(encoding="utf-8")
+    orthanc = json.loads(re.findall(r"```json\n(.*?)```", page, re.S)[0])
+    options = next(options_of(words) for words in commands_of_page() if words[0] == "listen")
+    assert orthanc["DicomModalities"] == {"scanloom": [options["aet"], options["host"], options["port"]]}
+    assert options["allow"] == [orthanc["DicomAet"]]
+    assert options["forward"] == [f"{orthanc['DicomAet']}@127.0.0.1:{orthanc['DicomPort']}"]
+    assert f"storescu 127.0.0.1 {orthanc['DicomPort']} demo/study/right -aec {orthanc['DicomAet']}" in page
 
 
 def test_node_and_orthanc_agree_about_names_ports_and_addresses():
