@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.events import Event
 
 from .addresses import Destination
 
@@ -66,10 +67,15 @@ class Sender:
         except (OSError, UnicodeError):
             result.problem = "its host is not known here"
             return result
-        association = self._associate(destination, address, list(objects.values()))
+        connections: list[Event] = []
+        association = self._associate(destination, address, list(objects.values()), connections.append)
+        if association.rejected_contexts and not association.accepted_contexts:
+            result.was_reached = True
+            result.refused = {file: _takes_not(content) for file, content in objects.items()}
+            return result
         result.was_reached = association.is_established
         if not association.is_established:
-            result.problem = _why_not(association)
+            result.problem = _why_not(association) if connections else "can not be reached"
             return result
         try:
             for file, content in objects.items():
@@ -81,7 +87,9 @@ class Sender:
                 association.release()
         return result
 
-    def _associate(self, destination: Destination, address: str, objects: Sequence[Dataset]) -> Association:
+    def _associate(
+        self, destination: Destination, address: str, objects: Sequence[Dataset], connected: Callable[[Event], None]
+    ) -> Association:
         entity = AE(self.aet)
         entity.connection_timeout, entity.acse_timeout = CONNECT_S, ASSOCIATE_S
         entity.dimse_timeout, entity.network_timeout = ANSWER_S, SILENCE_S
@@ -93,6 +101,7 @@ class Sender:
             destination.port,
             ae_title=destination.aet,
             tls_args=(self.tls, destination.host) if self.tls else None,
+            evt_handlers=[(evt.EVT_CONN_OPEN, connected)],
         )
 
 
@@ -109,7 +118,7 @@ def _store(association: Association, file: Path, content: Dataset, result: Sent)
     try:
         answer = association.send_c_store(content)
     except ValueError:
-        result.refused[file] = f"does not take {sop_class} in this transfer syntax"
+        result.refused[file] = _takes_not(content)
         return
     except RuntimeError:  # it ended between two objects
         result.problem = "the association ended"
@@ -125,9 +134,14 @@ def _store(association: Association, file: Path, content: Dataset, result: Sent)
         result.refused[file] = f"refuses {sop_class} with C-STORE status 0x{status:04X}"
 
 
+def _takes_not(content: Dataset) -> str:
+    return f"does not take {UID(content.SOPClassUID).name} in this transfer syntax"
+
+
 def _why_not(association: Association) -> str:
+    """Of an association that is not established, though there was a connection."""
     if association.is_rejected:
         answer = association.acceptor.primitive
         reason = (answer.result, answer.result_source, answer.diagnostic) if answer else ()
         return f"rejects the association (result, source, reason: {', '.join(map(str, reason))})"
-    return "aborts the association" if association.is_aborted else "can not be reached"
+    return "ends the connection before there is an association"

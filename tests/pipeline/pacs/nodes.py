@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import pytest
 from factories import PATIENT, write_mr_series
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
@@ -27,6 +28,10 @@ from scanloom.pipeline.pacs.spool import Spool
 AET = "SCANLOOM"
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33"
 PATIENCE_S = 30.0
+UNCLOSED_SOCKETS = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+"""pynetdicom, as a sender, drops a socket without closing it where there is nobody or the other side ends it first."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -102,7 +107,6 @@ class RunningNode:
 
     Attributes:
         lines: of its log.
-        error: what ended it.
     """
 
     def __init__(
@@ -115,7 +119,11 @@ class RunningNode:
             options, receiving, self.spool, compute, "0" * 16, Sender(AET), self.metrics, self.lines.append
         )
         self.port = self.node.receiver.port
-        self.thread = threading.Thread(target=self.node.run)
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with suppress(SystemExit):  # as the signal to terminate raises it
+            self.node.run()
 
     def says(self, text: str) -> bool:
         return any(text in line for line in self.lines)
