@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydicom
 
 from ..atomic import atomic_folder
-from ..dicom_reading import quiet_dicom
+from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import StudyError
 from ..progress import Report, silent
 from .dicomweb_address import StudyAddress, is_uid
@@ -23,19 +23,21 @@ from .dicomweb_server import DICOMwebClient, Server
 
 MAX_STUDY_BYTES = 32 * 2**30
 """A study of more is refused; the largest CT of a whole body is a tenth of it."""
-MAX_INSTANCES = 100_000
-"""A series that lists more is refused."""
+MAX_LISTED = 100_000
+"""Series of a study, or instances of a series; more are refused."""
 INSTANCE_UID, MODALITY, SERIES_UID, INSTANCES_OF_SERIES = "00080018", "00080060", "0020000E", "00201209"
 ORIGINAL = (("application/dicom", "*"),)
 """The transfer syntax in which the server holds an instance, PS3.18 section 8.7.3.5.2."""
 AGAIN = "Try again when the study is complete there, or ask who runs it."
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """A series as the server lists it; `instances` is None where it does not say how many it has."""
+Found = TypeVar("Found")
 
-    uid: str
+
+@dataclass(frozen=True)
+class _Series:
+    """A series as the server lists it; None is what it does not say."""
+
     modality: str | None
     instances: int | None
 
@@ -67,57 +69,64 @@ def fetch_study(
     """
     server = Server(address, max_bytes)
     chosen = _choose(server, modality)
-    listed = [(series.uid, instance) for series in chosen for instance in _instances(server, series)]
+    listed = [(uid, instance) for uid, series in chosen.items() for instance in _instances(server, uid, series)]
     report(f"{address}: fetching {len(listed)} instances", 0.0)
     with atomic_folder(folder) as part:
         part.mkdir(mode=0o700, parents=True)
         for index, (series_uid, instance_uid) in enumerate(listed):
             file = part / f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:32]}.dcm"
-            _write(file, _instance(server, series_uid, instance_uid))
+            _write(server, file, _instance(server, series_uid, instance_uid))
             report(None, (index + 1) / len(listed))
     return folder
 
 
-def _choose(server: Server, modality: str | None) -> list[_Listed]:
-    """The series that are meant."""
+def _choose(server: Server, modality: str | None) -> dict[str, _Series]:
+    """The series that are meant, by UID."""
     address = server.address
 
-    def question(client: DICOMwebClient) -> list[_Listed]:
-        entries = client.search_for_series(address.study_uid, fields=[INSTANCES_OF_SERIES])
-        return [
-            _Listed(_uid(each, SERIES_UID), _value(each, MODALITY), _value(each, INSTANCES_OF_SERIES))
-            for each in entries
-        ]
+    def page(client: DICOMwebClient, offset: int) -> dict[str, _Series]:
+        entries = client.search_for_series(address.study_uid, fields=[INSTANCES_OF_SERIES], offset=offset)
+        return {_uid(each, SERIES_UID): _series(each) for each in entries}
 
-    found = server.ask(question)
+    found = _every(server, page)
     if not found:
         raise server.error("has no such study", "Check the UID after /studies.", StudyError)
     if address.series_uid:
-        chosen = [each for each in found if each.uid == address.series_uid]
+        chosen = {uid: each for uid, each in found.items() if uid == address.series_uid}
         missing, remedy = "has no such series in this study", "Check the UID after /series."
     else:
-        chosen = [each for each in found if modality is None or each.modality in (None, modality)]
+        chosen = {uid: each for uid, each in found.items() if modality is None or each.modality in (None, modality)}
         missing, remedy = f"has no series of modality {modality} in this study", "Choose another study or bundle."
     if not chosen:
         raise server.error(missing, remedy, StudyError)
     return chosen
 
 
-def _instances(server: Server, series: _Listed) -> list[str]:
-    """SOPInstanceUIDs (0008,0018) of a series; asks on until no new ones come, because servers list in pages."""
-    found: dict[str, None] = {}
+def _instances(server: Server, series_uid: str, series: _Series) -> list[str]:
+    """SOPInstanceUIDs (0008,0018) of a series, as many as the server says that it has."""
 
-    def question(client: DICOMwebClient) -> list[str]:
-        page = client.search_for_instances(server.address.study_uid, series.uid, offset=len(found))
-        return [_uid(each, INSTANCE_UID) for each in page]
+    def page(client: DICOMwebClient, offset: int) -> dict[str, None]:
+        entries = client.search_for_instances(server.address.study_uid, series_uid, offset=offset)
+        return {_uid(each, INSTANCE_UID): None for each in entries}
 
-    while new := [uid for uid in server.ask(question) if uid not in found]:
-        found.update(dict.fromkeys(new))
-        if len(found) > MAX_INSTANCES:
-            raise server.error(f"lists more than {MAX_INSTANCES:,} instances of a series", AGAIN, StudyError)
-    if not found or (series.instances is not None and len(found) < series.instances):
+    found = _every(server, page)
+    if len(found) < (1 if series.instances is None else series.instances):
         raise server.error(f"lists {len(found)} of the {series.instances or 'some'} instances of a series", AGAIN)
     return list(found)
+
+
+def _every(server: Server, page: Callable[[DICOMwebClient, int], dict[str, Found]]) -> dict[str, Found]:
+    """All that a search finds, by UID; asks on until nothing new comes, because servers answer in pages."""
+    found: dict[str, Found] = {}
+
+    def next_page(client: DICOMwebClient) -> dict[str, Found]:
+        return page(client, len(found))
+
+    while new := {uid: what for uid, what in server.ask(next_page).items() if uid not in found}:
+        found |= new
+        if len(found) > MAX_LISTED:
+            raise server.error(f"lists more than {MAX_LISTED:,} series or instances", AGAIN, StudyError)
+    return found
 
 
 def _instance(server: Server, series_uid: str, instance_uid: str) -> pydicom.Dataset:
@@ -140,11 +149,21 @@ def _instance(server: Server, series_uid: str, instance_uid: str) -> pydicom.Dat
     return dataset
 
 
-def _write(file: Path, dataset: pydicom.Dataset) -> None:
+def _write(server: Server, file: Path, dataset: pydicom.Dataset) -> None:
     """Write an instance for its owner alone."""
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as opened, quiet_dicom():
-        pydicom.dcmwrite(opened, dataset, enforce_file_format=True)
+    try:
+        with os.fdopen(descriptor, "wb") as opened, quiet_dicom():
+            pydicom.dcmwrite(opened, dataset, enforce_file_format=True)
+    except OSError:
+        raise
+    except UNREADABLE as error:
+        raise server.error(f"gives an instance that is no DICOM file ({type(error).__name__})", AGAIN) from None
+
+
+def _series(entry: Mapping[str, Any]) -> _Series:
+    count = _value(entry, INSTANCES_OF_SERIES)
+    return _Series(_value(entry, MODALITY), None if count is None else int(count))
 
 
 def _uid(entry: Mapping[str, Any], tag: str) -> str:

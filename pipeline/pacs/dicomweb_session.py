@@ -22,8 +22,8 @@ from .dicomweb_credentials import Credentials, trusted_authorities
 
 ANSWER_S = 3600.0
 """Longest wait for the whole of one answer."""
-MAX_LISTING_BYTES = 64 * 2**20
-"""Of one answer in JSON or XML; the largest series lists some megabytes."""
+MAX_LISTING_BYTES, MAX_INSTANCE_BYTES = 64 * 2**20, 2**32
+"""Of one answer: the largest series lists some megabytes, and a larger instance DICOM can not hold uncompressed."""
 PIECE_BYTES = 2**20
 TAIL_BYTES = 256
 """More than the closing delimiter of a multipart answer, RFC 2046 section 5.1.1, and what may follow it."""
@@ -52,6 +52,7 @@ class GuardedSession(requests.Session):
         self.verify = trusted_authorities()
         self.auth = self.credentials = Credentials(address)
         self.headers["Accept"] = "application/dicom+json"  # to a store; for all else the client says what it wants
+        self.headers["Accept-Encoding"] = "identity"  # deflating images on the way takes a server longer than sending
         for scheme in ("https://", "http://"):
             self.mount(scheme, SilentAdapter())
 
@@ -107,20 +108,19 @@ class BoundedBody:
 
     def __init__(self, raw: Any, session: GuardedSession, media_type: Message) -> None:
         self._raw, self._session = raw, session
-        self._lists = media_type.get_content_subtype().endswith(LISTING)
+        self._limit = MAX_LISTING_BYTES if media_type.get_content_subtype().endswith(LISTING) else MAX_INSTANCE_BYTES
         boundary = media_type.get_boundary() if media_type.get_content_maintype() == "multipart" else None
         self._closing = f"--{boundary}--".encode() if boundary else b""
 
     def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
-        """The body in pieces, inflated; `requests` asks for it so."""
+        """The body in pieces of our size, inflated; `requests` asks for it so."""
         until, length, tail = time.monotonic() + ANSWER_S, 0, b""
-        for piece in self._raw.stream(min(size, PIECE_BYTES), decode_content=decode_content):
+        for piece in self._raw.stream(PIECE_BYTES, decode_content=decode_content):
             self._session.take(len(piece))
-            length, tail = length + len(piece), (tail + piece)[-TAIL_BYTES:]
-            if self._lists and length > MAX_LISTING_BYTES:
-                raise PipelineError(
-                    f"{self._session.address}: the server lists more than {MAX_LISTING_BYTES:,} bytes. {CHECK_PATH}"
-                )
+            length, tail = length + len(piece), (tail + piece[-TAIL_BYTES:])[-TAIL_BYTES:]
+            if length > self._limit:
+                what = f"one answer of the server is longer than {self._limit:,} bytes"
+                raise PipelineError(f"{self._session.address}: {what}. {CHECK_PATH}")
             if time.monotonic() > until:
                 raise requests.exceptions.ReadTimeout("the answer takes too long")
             yield piece

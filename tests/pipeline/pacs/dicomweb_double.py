@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,7 @@ def multipart(*parts: bytes) -> bytes:
 
 
 @contextmanager
-def serving(double: Double, tls: ssl.SSLContext | None = None) -> Iterator[Double]:
+def serving(double: Double, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Double]:
     """The server runs while the block does, over TLS where told."""
 
     class Request(BaseHTTPRequestHandler):
@@ -103,8 +104,11 @@ def serving(double: Double, tls: ssl.SSLContext | None = None) -> Iterator[Doubl
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    server = Server((host, 0), Request)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     double.port = server.server_port

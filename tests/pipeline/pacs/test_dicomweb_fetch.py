@@ -135,7 +135,7 @@ def test_a_list_in_pages_is_followed_to_its_end(double, tmp_path):
 
 def test_a_server_that_knows_no_pages_is_not_asked_forever(double, tmp_path):
     whole = as_json([{"00080018": [uid]} for uid in double.listed])
-    double.fault = lambda request: "offset=" in request.path and says(200, whole)(request)
+    double.fault = lambda request: "/instances?" in request.path and says(200, whole)(request)
     assert fetch(double, tmp_path / "study") == len(double.files)
 
 
@@ -267,12 +267,48 @@ def test_one_endless_answer_is_stopped_at_the_limit(double, tmp_path):
     assert sent[0] < 2**26
 
 
-def test_a_list_that_does_not_end_is_refused(double, tmp_path, monkeypatch):
+def test_an_answer_that_is_too_long_is_refused(double, tmp_path, monkeypatch):
     monkeypatch.setattr(dicomweb_session, "MAX_LISTING_BYTES", 100)
-    refused(double, tmp_path / "study", "lists more than 100 bytes")
+    refused(double, tmp_path / "study", "one answer of the server is longer than 100 bytes")
     monkeypatch.undo()
-    monkeypatch.setattr(dicomweb_fetch, "MAX_INSTANCES", 3)
-    refused(double, tmp_path / "study", "lists more than 3 instances", StudyError)
+    monkeypatch.setattr(dicomweb_session, "MAX_INSTANCE_BYTES", 200)
+    refused(double, tmp_path / "study", "one answer of the server is longer than 200 bytes")
+
+
+def test_a_list_that_does_not_end_is_refused(double, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicomweb_fetch, "MAX_LISTED", 3)
+    refused(double, tmp_path / "study", "lists more than 3 series or instances", StudyError)
+
+
+def test_series_are_listed_in_pages_and_perhaps_twice(double, tmp_path):
+    """The series that is meant is on the second page, beside one of the first."""
+    meant = {"0020000E": [double.series_uid], "00080060": ["MR"], "00201209": [double.counted]}
+    others = [{"0020000E": [f"1.2.{number}"], "00080060": ["CT"]} for number in range(3)]
+
+    def pages(request) -> bool:
+        path, _, query = request.path.partition("?")
+        first = "offset=0" in query
+        return path.endswith("/series") and says(200, as_json(others if first else [others[0], meant]))(request)
+
+    double.fault = pages
+    assert fetch(double, tmp_path / "study", modality="MR") == len(double.files)
+
+
+def test_a_count_that_is_no_number_is_an_error(double, tmp_path):
+    double.counted = "many"  # type: ignore[assignment]
+    refused(double, tmp_path / "study", "not DICOMweb")
+    double.counted = str(len(double.files))  # type: ignore[assignment]
+    assert fetch(double, tmp_path / "study") == len(double.files)
+
+
+def test_an_instance_that_can_not_be_kept_is_an_error(double, tmp_path):
+    broken = pydicom.dcmread(next(iter(double.files.values())))
+    del broken.file_meta.TransferSyntaxUID
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, broken, implicit_vr=False, little_endian=True)
+    body = multipart(buffer.getvalue())
+    double.fault = lambda request: "/instances/" in request.path and says(200, body, MULTIPART)(request)
+    refused(double, tmp_path / "study", "gives an instance that is no DICOM file|not DICOMweb")
 
 
 def test_only_the_series_of_the_modality_are_fetched(tmp_path):

@@ -170,6 +170,22 @@ def test_a_proxy_of_the_environment_does_not_come_between_this_machine_and_itsel
     assert len(list(fetch_study(StudyAddress.parse(double.address), tmp_path / "study").iterdir())) == len(double.files)
 
 
+def test_a_server_on_this_machine_by_its_other_address_is_asked_like_any(double, tmp_path):
+    files = list(double.files.values())
+    try:
+        with serving(Double(files), host="::1") as other:
+            address = StudyAddress.parse(other.address.replace("127.0.0.1", "[::1]"))
+            assert len(list(fetch_study(address, tmp_path / "study").iterdir())) == len(files)
+            assert {headers["Host"] for _, _, headers in other.asked} == {f"[::1]:{other.port}"}
+    except OSError as error:
+        pytest.skip(f"needs IPv6 on loopback: {error.strerror}")
+
+
+def test_images_are_not_deflated_on_the_way(double, tmp_path):
+    fetch_study(StudyAddress.parse(double.address), tmp_path / "study")
+    assert {headers["Accept-Encoding"] for _, _, headers in double.asked} == {"identity"}
+
+
 def test_the_host_that_is_asked_is_named_with_its_port(double, tmp_path):
     fetch_study(StudyAddress.parse(double.address), tmp_path / "study")
     assert {headers["Host"] for _, _, headers in double.asked} == {f"127.0.0.1:{double.port}"}
