@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .studies.convert import Conversion
 
 INTERRUPTED = 130
+SHOWN_CASES = 100
+"""More are counted on the terminal, not listed; the tables of the run hold them."""
 DEBUG = "--debug"
 
 
@@ -159,7 +162,8 @@ def predict(
         _print_results(results)
     for result in results:
         if result.error:
-            typer.echo(f"scanloom: {result.error}", err=True)
+            named = result.case is None or result.case in str(result.error)
+            typer.echo(f"scanloom: {result.error}" if named else f"scanloom: {result.case}: {result.error}", err=True)
             _show_trace(result.error)
     raise typer.Exit(exit_status(results))
 
@@ -475,6 +479,12 @@ def _print_results(results: list[CaseResult]) -> None:
     """Volumes and files of the cases that went well, the series to choose from of those that were ambiguous."""
     from .tables import print_series, print_verdict, print_volumes
 
+    if len(results) > SHOWN_CASES:
+        counts = Counter(result.status for result in results)
+        typer.echo(
+            ", ".join(f"{number} {word}" for word, number in counts.items()) + "; summary.csv has a row for each"
+        )
+        return
     for result in results:
         if isinstance(result.error, StudyError) and result.found:
             print_series([one.summary() for one in result.found], stderr=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bundle import Bundle
@@ -65,3 +66,7 @@ def _require_usable(bundle: Bundle, options: PredictOptions) -> None:
     check_formats(options.formats)
     if options.workers is not None and (options.workers < 1 or options.cluster is None):
         raise UsageError(f"--workers {options.workers}: it must be 1 or more, and goes with --cluster.")
+    if options.store and all(isinstance(given, Path) for given in options.inputs):
+        raise UsageError("--store: no input came from a server. Give one as dicomweb://HOST/…/studies/UID.")
+    if options.store and "://" in str(options.output):
+        raise UsageError("--store goes with results in a folder. Give one with -o.")

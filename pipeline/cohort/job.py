@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle import Bundle
 from ..prediction import PredictOptions
-from ..studies import short_digest
+from ..studies import file_case, short_digest
 from .destination import Destination
 from .inputs import studies_in
 
 if TYPE_CHECKING:
     from ..pacs.dicomweb_address import StudyAddress
+STORED_FORMATS = ("nifti", "dicom-seg", "dicom-sr")
+"""What is written of a study whose results go back to its server, unless something else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,17 @@ class Input:
         given: its file or folder, or where a server has it.
         tag: what stands behind the name of a volume file, to tell it from others of its name in the cohort; may be
             empty.
+        name: what it is called where it is refused before it has a case's name; None for its number.
     """
 
     given: Path | StudyAddress
     tag: str = ""
+    name: str | None = None
+
+    @property
+    def address(self) -> StudyAddress | None:
+        """Where a server has it; None for a file or folder."""
+        return None if isinstance(self.given, Path) else self.given
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Job:
     inputs: tuple[Input, ...]
     options: PredictOptions
     destination: Destination
+
+    def formats_of(self, given: Input) -> Sequence[str]:
+        """The formats that are asked for of an input; what is to be stored is a segmentation and its measurements."""
+        usual = STORED_FORMATS if self.options.store and given.address else ()
+        return self.options.formats or usual
 
     def travelling(self) -> Job:
         """The same without the inputs, for other processes; with what they would else read from the bundle's folder."""
@@ -73,5 +87,7 @@ def _studies_of(given: Path | StudyAddress, options: PredictOptions) -> Iterator
         return
     for path in studies_in(given, [Path(options.output)]):
         inside = path.relative_to(given)
+        digest = short_digest(os.fsencode(inside.as_posix()))
         deep = path.is_dir() or len(inside.parts) > 1
-        yield Input(path, short_digest(os.fsencode(inside.as_posix())) if deep and path != given else "")
+        name = f"input-{digest}" if path.is_dir() else file_case(path)
+        yield Input(path, digest if deep and path != given else "", name)

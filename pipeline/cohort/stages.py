@@ -28,6 +28,7 @@ from ..studies.isolation import StudyProcess
 from ..verdicts import Judge
 from ..volume import Notice, Volume
 from .job import Input, Job
+from .storing import store_case
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
@@ -43,11 +44,15 @@ class Scan:
         volume: its voxels and their place.
         source: of a DICOM series what its headers say, or why no DICOM object can be written on them; None where none
             is to be written.
+        formats: that were asked for.
+        address: of the server that the results go back to; None where they do not.
         seconds: of the stages so far.
     """
 
     volume: Volume
     source: DicomSource | StudyError | None
+    formats: Sequence[str]
+    address: StudyAddress | None
     seconds: dict[str, float]
 
 
@@ -82,7 +87,7 @@ class Names:
 
     def claim(self, number: int, result: CaseResult) -> None:
         """Refuse the case of an input where an earlier one has its name."""
-        if result.case is None or self._taken.setdefault(result.case, number) == number:
+        if result.error or result.case is None or self._taken.setdefault(result.case, number) == number:
             return
         result.end(
             UsageError(f"two inputs are called {result.case}. Rename one, or predict them into two folders."),
@@ -141,56 +146,60 @@ class CaseReader:
         """
         result = CaseResult(None)
         started = perf_counter()
-        with result.ended_by_errors(f"input {number + 1}"), self._on_disk(given.given) as path:
-            scan = self._read(path, given.tag, result, started, report, wait_for_room)
-            return result, scan
+        scan = None
+        with result.ended_by_errors(given.name or f"input {number + 1}"), self._on_disk(given, report) as path:
+            scan = self._read(path, given, result, report, wait_for_room)
+        result.case = result.case or given.name
         result.seconds = perf_counter() - started
-        return result, None
+        return result, scan
 
     @contextmanager
-    def _on_disk(self, given: Path | StudyAddress) -> Iterator[Path]:
+    def _on_disk(self, given: Input, report: Report) -> Iterator[Path]:
         """The input as files; one on a server is fetched, and its files are removed at the end."""
-        if isinstance(given, Path):
-            yield given
+        if isinstance(given.given, Path):
+            yield given.given
             return
         from ..pacs.dicomweb import fetch_study
 
+        report(f"{given.given}: fetching", None)
         with tempfile.TemporaryDirectory(prefix="scanloom-") as folder:
             modality = None if self.job.options.series else self.job.bundle.series_rule.modality
-            yield fetch_study(given, Path(folder), modality=modality)
+            yield fetch_study(given.given, Path(folder), modality=modality)
 
     def _read(
-        self,
-        path: Path,
-        tag: str,
-        result: CaseResult,
-        started: float,
-        report: Report,
-        wait_for_room: Callable[[int], None],
+        self, path: Path, given: Input, result: CaseResult, report: Report, wait_for_room: Callable[[int], None]
     ) -> Scan | None:
-        job, options = self.job, self.job.options
+        started = perf_counter()
         result.found = tuple(self.studies.find(path))
-        series = select_series(result.found, job.bundle.series_rule, options.series)
-        if tag and series.kind != "dicom":
-            series = replace(series, case=f"{series.case}-{tag}")
+        series = select_series(result.found, self.job.bundle.series_rule, self.job.options.series)
+        if given.tag and series.kind != "dicom":
+            series = replace(series, case=f"{series.case}-{given.tag}")
         result.case, result.description = series.case, series.description
-        result.folder = job.destination.shown(series.case)
-        if options.skip_existing and (
-            old := job.destination.whole_report(
-                series.case, job.bundle.weights_sha256, options.formats, options.extra_files
-            )
-        ):
-            result.status = "skipped"
-            result.take_findings(old)
+        result.folder = self.job.destination.shown(series.case)
+        formats, address = self.job.formats_of(given), given.address if self.job.options.store else None
+        if self._is_done(result, formats, address):
             return None
         wait_for_room(_bytes_of(series))
         report(f"{series.case}: reading {series.slices} slices", None)
-        begun = perf_counter()
         volume = self.studies.read(series)
-        source = _source_of(volume, choose_formats(options.formats, volume))
-        now = perf_counter()
-        result.seconds = now - started
-        return Scan(volume, source, {"read": now - begun})
+        source = _source_of(volume, choose_formats(formats, volume))
+        return Scan(volume, source, formats, address, {"read": perf_counter() - started})
+
+    def _is_done(self, result: CaseResult, formats: Sequence[str], address: StudyAddress | None) -> bool:
+        """Whether the case is to be skipped; what an earlier run has written and not stored is stored now."""
+        job = self.job
+        if not job.options.skip_existing:
+            return False
+        case = str(result.case)
+        report = job.destination.whole_report(case, job.bundle.weights_sha256, formats, job.options.extra_files)
+        if report is None:
+            return False
+        result.status = "skipped"
+        result.take_findings(report)
+        if address is not None:
+            with job.destination.case_folder(case) as folder:
+                result.warnings = [*result.warnings, *store_case(folder, result.files, address)]
+        return True
 
 
 def _bytes_of(series: Series) -> int:
@@ -276,12 +285,14 @@ def finish_case(result: CaseResult, scan: Scan, labelled: Labelled, job: Job) ->
                 scan.volume,
                 job.bundle,
                 facts,
-                job.options.formats,
+                scan.formats,
                 job.options.pages,
                 labelled.confidence,
                 scan.source,
             )
             result.take_findings(json.loads(written["report"].read_text(encoding="utf-8")))
+            if scan.address is not None:
+                result.warnings = [*result.warnings, *store_case(folder, result.files, scan.address)]
         result.found = ()
     result.seconds += perf_counter() - started
     return result

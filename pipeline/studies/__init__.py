@@ -10,9 +10,9 @@ import numpy as np
 from ..volume import Volume
 from .find import find_series
 from .study import AmbiguousSeriesError, Series, select_series
-from .volume_file import short_digest
+from .volume_file import file_case, short_digest
 
-__all__ = ["AmbiguousSeriesError", "Series", "find_series", "read_series", "select_series", "short_digest"]
+__all__ = ["AmbiguousSeriesError", "Series", "file_case", "find_series", "read_series", "select_series", "short_digest"]
 
 
 def read_series(
