@@ -1,0 +1,323 @@
+"""Cohorts on a Ray cluster of several processes: whatever dies, every study ends done or named as failed, once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from factories import make_bundle, make_volume, write_mr_series, write_nifti
+from scanloom.pipeline.bundle import Bundle
+from scanloom.pipeline.errors import UsageError, exit_status
+from scanloom.pipeline.segment import CaseResult, PredictOptions, predict
+
+pytest.importorskip("ray", reason="needs Ray")
+pytestmark = pytest.mark.slow
+
+FAULTS = '''
+"""What goes wrong with a scan while it is labelled, as files say; a scan is known by its brightest voxel."""
+import os, signal, time
+from pathlib import Path
+
+FOLDER = Path(os.environ["SCANLOOM_TEST_FAULTS"])
+
+def happen(image):
+    scan = int(image.max())
+    with (FOLDER / "labelled").open("a") as file:
+        file.write(f"{scan}\\n")
+    while (FOLDER / "hold").exists():
+        time.sleep(0.02)
+    once = FOLDER / f"kill-once-{scan}"
+    if once.exists():
+        once.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (FOLDER / f"kill-{scan}").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (FOLDER / f"fail-{scan}").exists():
+        raise RuntimeError("PHICANARY")
+    return image
+'''
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that says what goes wrong, known to every process of the cluster."""
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "faults.py").write_text(FAULTS)
+    folder = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCANLOOM_TEST_FAULTS", str(folder))
+        patch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
+        patch.syspath_prepend(str(modules))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_failure_threshold", "4")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(faults: Path) -> Iterator[Any]:
+    """A head and a second node, two processors each, every one a process of its own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=size)
+    made.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    made.wait_for_nodes()
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(faults: Path) -> None:
+    for path in faults.iterdir():
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small bundle that lets the faults happen to what it is given."""
+    steps = [
+        {
+            "_target_": "LoadImaged",
+            "keys": "image",
+            "reader": "scanloom.pipeline.studies.reader.StudyReader",
+            "ensure_channel_first": True,
+        },
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+        {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: __import__('faults').happen(image)"},
+        {"_target_": "NormalizeIntensityd", "keys": "image"},
+    ]
+    return make_bundle(
+        tmp_path_factory.mktemp("bundle") / "tiny",
+        config={"preprocessing": {"_target_": "Compose", "transforms": steps}},
+    )
+
+
+def brightness(number: int) -> int:
+    """Of the brightest voxel of a scan, by which the faults know it."""
+    return 10000 + number
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Scans scan0, scan1, … in a folder."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    for number in range(COUNT):
+        array, affine = make_volume((12, 13, 14))
+        array[3, 3, 3] = brightness(number)
+        write_nifti(folder / f"scan{number}.nii.gz", array, affine)
+    return folder
+
+
+def run(cluster: Any, bundle: Bundle, cohort: Path, out: Path, **settings: Any) -> dict[str, CaseResult]:
+    """The results by case, told apart from how often each was told."""
+    options = PredictOptions(
+        [cohort], out, cohort=True, cluster=cluster.address, trust_bundle=True, pages=False, **settings
+    )
+    results = predict(bundle, options)
+    names = Counter(str(result.case) for result in results)
+    assert set(names.values()) == {1}
+    return {str(result.case): result for result in results}
+
+
+def statuses(results: dict[str, CaseResult]) -> dict[str, str]:
+    return {name: result.status for name, result in sorted(results.items())}
+
+
+def all_but(**others: str) -> dict[str, str]:
+    return {f"scan{number}": "done" for number in range(COUNT)} | others
+
+
+def labelled(faults: Path) -> Counter[int]:
+    """How often each scan came to a device, by its number."""
+    lines = (faults / "labelled").read_text().split()
+    return Counter(int(line) - brightness(0) for line in lines)
+
+
+def rows(out: Path) -> dict[str, str]:
+    with (out / "summary.csv").open(newline="") as file:
+        return {row["case"]: row["status"] for row in csv.DictReader(file)}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def processes(title: str) -> list[psutil.Process]:
+    """Those of the cluster that are called so; Ray names a process after what it works on."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or [""]
+        if words[0].startswith(title):
+            found.append(process)
+    return found
+
+
+def test_a_cluster_finds_what_one_machine_finds_and_leaves_the_same_trail(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    array, affine = make_volume((12, 13, 14))
+    write_mr_series(cohort / "study", array, affine)
+    spread = run(cluster, bundle, cohort, tmp_path / "spread")
+    here = predict(bundle, PredictOptions([cohort], tmp_path / "here", cohort=True, trust_bundle=True, pages=False))
+    assert statuses(spread) == {str(result.case): result.status for result in here}
+    assert rows(tmp_path / "spread") == statuses(spread)
+    for result in here:
+        folders = [tmp_path / place / str(result.case) for place in ("spread", "here")]
+        names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+        assert names[0] == names[1]
+        maps = [np.asarray(nib.load(folder / "labels.nii.gz").dataobj) for folder in folders]
+        np.testing.assert_array_equal(*maps)
+        reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+        for report in reports:
+            report.pop("created")
+            assert report.pop("seconds").keys() >= {"read", "predict", "verdict", "outputs"}
+            del report["inference"], report["device"], report["files"]
+        assert reports[0] == reports[1]
+    assert "segmentation.dcm" in names[0] or any((tmp_path / "spread").glob("mr-*/segmentation.dcm"))
+
+
+def test_a_scan_that_kills_its_device_is_tried_on_another_and_named_as_failed(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    (faults / f"kill-{brightness(2)}").touch()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    assert statuses(results) == all_but(scan2="failed")
+    assert rows(tmp_path / "out") == statuses(results)
+    assert "scan2: the processes that worked on it ended" in str(results["scan2"].error)
+    assert labelled(faults) == {number: 2 if number == 2 else 1 for number in range(COUNT)}
+    assert exit_status(list(results.values())) == 4
+    (faults / f"kill-{brightness(2)}").unlink()
+    again = run(cluster, bundle, cohort, tmp_path / "out", skip_existing=True)
+    assert statuses(again) == dict.fromkeys(all_but(), "skipped") | {"scan2": "done"}
+
+
+def test_what_dies_or_fails_once_is_done_at_the_second_attempt(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    (faults / f"kill-once-{brightness(1)}").touch()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    assert statuses(results) == all_but()
+    assert labelled(faults)[1] == 2
+
+
+def test_an_error_of_a_scan_is_tried_again_and_its_text_is_told_to_nobody(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    (faults / f"fail-{brightness(4)}").touch()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    assert statuses(results) == all_but(scan4="failed")
+    assert labelled(faults)[4] == 2
+    assert "PHICANARY" not in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_a_refused_study_is_not_tried_again(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    (cohort / "scan5.nii.gz").write_bytes(b"no scan")
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    assert statuses(results) == all_but(scan5="refused")
+    assert 5 not in labelled(faults)
+
+
+@pytest.mark.parametrize("title", ["ray::read_case", "ray::write_case"])
+def test_a_killed_reader_or_writer_loses_no_study(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, title: str
+) -> None:
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 90
+        while not killed and time.monotonic() < deadline:
+            for process in processes(title):
+                process.kill()
+                killed.append(process.pid)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    killer.join()
+    assert killed
+    assert statuses(results) == all_but()
+
+
+def test_a_node_that_leaves_takes_no_study_along(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    leaving = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    (faults / "hold").touch()
+
+    def leave() -> None:
+        wait_for(lambda: (faults / "labelled").exists() and len(labelled(faults)) == 3)  # each device has one
+        cluster.remove_node(leaving, allow_graceful=False)
+        (faults / "hold").unlink()
+
+    leaver = threading.Thread(target=leave)
+    leaver.start()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    leaver.join()
+    assert statuses(results) == all_but()
+    assert rows(tmp_path / "out") == all_but()
+
+
+def test_a_killed_driver_is_started_again_and_does_only_what_is_left(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    command = [sys.executable, "-m", "scanloom.pipeline.cli", "predict", "-b", str(bundle.folder), "--trust-bundle"]
+    command += ["-i", str(cohort), "-o", str(tmp_path / "out"), "--cluster", cluster.address, "--skip-existing"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: len(list((tmp_path / "out").glob("*/report.json"))) >= 2)
+        driver.send_signal(signal.SIGKILL)
+    finally:
+        driver.kill()
+        driver.communicate()
+    wait_for(lambda: not processes("ray::Device"))
+    left = [path.parent.name for path in (tmp_path / "out").glob("*/report.json")]
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    ended = {case["case"]: case["status"] for case in json.loads(again.stdout)["cases"]}
+    assert ended == {name: "skipped" if name in left else "done" for name in all_but()}
+    assert rows(tmp_path / "out") == ended
+    assert not list((tmp_path / "out").rglob(".part-*"))
+    for name in ended:
+        assert nib.load(tmp_path / "out" / name / "labels.nii.gz").shape == (12, 13, 14)
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    for address, line in (("127.0.0.1:1", "nothing answers there"), ("nowhere", "must be auto, or HOST:PORT")):
+        options = PredictOptions([cohort], tmp_path / "out", cohort=True, cluster=address, trust_bundle=True)
+        with pytest.raises(UsageError, match=line):
+            predict(bundle, options)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cpu,cpu"])
+def test_devices_that_a_cluster_does_not_have_are_refused(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, device: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--device {device}"):
+        run(cluster, bundle, cohort, tmp_path / "out", device=device)
