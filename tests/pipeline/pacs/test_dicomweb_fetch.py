@@ -124,10 +124,10 @@ def test_progress_is_told_without_a_uid(double, tmp_path):
 
 def test_a_list_in_pages_is_followed_to_its_end(double, tmp_path):
     def pages(request) -> bool:
-        offset = request.path.partition("offset=")[2]
-        return bool(offset) and says(200, as_json([{"00080018": [u]} for u in double.listed[int(offset) :][:3]]))(
-            request
-        )
+        path, _, query = request.path.partition("?")
+        offset = int(query.removeprefix("offset=")) if path.endswith("/instances") else 0
+        page = as_json([{"00080018": [uid]} for uid in double.listed[offset:][:3]])
+        return path.endswith("/instances") and says(200, page)(request)
 
     double.fault = pages
     assert fetch(double, tmp_path / "study") == len(double.files)
