@@ -29,7 +29,7 @@ AET = "SCANLOOM"
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33"
 PATIENCE_S = 30.0
 UNCLOSED_SOCKETS = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <s(ocket|sl):pytest.PytestUnraisableExceptionWarning"
 )
 """pynetdicom, as a sender, drops a socket without closing it where there is nobody or the other side ends it first."""
 
@@ -110,14 +110,18 @@ class RunningNode:
     """
 
     def __init__(
-        self, folder: Path, compute: FakeCompute, options: NodeOptions, receiving: ReceivingOptions, **limits: int
+        self,
+        folder: Path,
+        compute: FakeCompute,
+        options: NodeOptions,
+        receiving: ReceivingOptions,
+        sender: Sender,
+        **limits: int,
     ) -> None:
         self.lines: list[str] = []
         self.metrics = Metrics()
         self.spool = Spool(folder, **{"min_free_bytes": 0, **limits})
-        self.node = Node(
-            options, receiving, self.spool, compute, "0" * 16, Sender(AET), self.metrics, self.lines.append
-        )
+        self.node = Node(options, receiving, self.spool, compute, "0" * 16, sender, self.metrics, self.lines.append)
         self.port = self.node.receiver.port
         self.thread = threading.Thread(target=self._run)
 
@@ -156,6 +160,7 @@ def running_node(
     allowed: AllowList | None = None,
     options: dict[str, Any] | None = None,
     receiving: dict[str, Any] | None = None,
+    sender: Sender | None = None,
     **limits: int,
 ) -> Iterator[RunningNode]:
     """A node on a free port of loopback; its study is quiet after a moment."""
@@ -164,6 +169,7 @@ def running_node(
         compute or FakeCompute(),
         NodeOptions(destinations, **{"quiet_s": 0.3, "first_pause_s": 0.1, "longest_pause_s": 0.4, **(options or {})}),
         replace(ReceivingOptions(AET, "127.0.0.1", 0, allowed or AllowList()), **(receiving or {})),
+        sender or Sender(AET),
         **limits,
     )
     running.thread.start()
