@@ -117,9 +117,8 @@ def test_progress_is_told_without_a_uid(double, tmp_path):
     told: list[tuple[str | None, float | None]] = []
     fetch(double, tmp_path / "study", report=lambda line, done=None: told.append((line, done)))
     assert told[0] == (f"{StudyAddress.parse(double.address)}: fetching {len(double.files)} instances", 0.0)
-    assert [done for line, done in told[1:] if line is None] == [
-        (n + 1) / len(double.files) for n in range(len(told) - 1)
-    ]
+    count = len(double.files)
+    assert told[1:] == [(None, (index + 1) / count) for index in range(count)]
 
 
 def test_a_list_in_pages_is_followed_to_its_end(double, tmp_path):
