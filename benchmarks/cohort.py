@@ -6,7 +6,7 @@ Half of the studies are DICOM (a T1 series and its scout, each copy with UIDs of
 many patients. Each round runs every way once, in turn, each in a process of its own, so that a slow minute slows them
 all. Serial is the three stages of a case in one process, one case after the other, timed one by one; it gives
 
-    slowest     seconds a study of the slowest stage: what no overlap of one device can beat
+    slowest     seconds a study of the slowest stage, over those that do it: what no overlap can beat
     cores       CPU seconds a study, over the processors of the machine: what nothing at all can beat here
 
 and overlap is the larger of the two over the seconds a study that were measured. Those count from the end of the first
@@ -183,14 +183,20 @@ def show(found: dict[str, list[dict[str, Any]]], count: int) -> None:
     print(f"| sum | {sum(seconds.values()):.3f} | {sum(cpu.values()):.3f} |\n")
     print("| | done | whole, s | seconds a study | studies an hour | slowest | cores | overlap |\n|---|" + 7 * "---|")
     for way, rounds in found.items():
-        workers = int(way.split()[1]) if way.startswith("ray") else 1
-        slowest = max(seconds[stage] / (workers if stage == "label" else 1) for stage in STAGES)
+        slowest = max(seconds[stage] / hands for stage, hands in _hands(way, cores).items())
         all_cores = sum(cpu.values()) / cores
         study = [one["study"] for one in rounds]
         done, whole = min(one["done"] for one in rounds), spread([one["whole"] for one in rounds])
         overlap = spread([max(slowest, all_cores) / one for one in study], 2)
         print(f"| {way} | {done} | {whole} | {spread(study, 3)} | {3600 / statistics.median(study):.0f} ", end="")
         print(f"| {slowest:.3f} | {all_cores:.3f} | {overlap} |")
+
+
+def _hands(way: str, cores: int) -> dict[str, int]:
+    """Stage -> how many cases may be in it at a time: one each, but on Ray reading and writing are tasks."""
+    if not way.startswith("ray"):
+        return dict.fromkeys(STAGES, 1)
+    return {"read": cores, "label": int(way.split()[1]), "write": cores}
 
 
 def _medians(rounds: list[dict[str, Any]], key: str) -> dict[str, float]:
