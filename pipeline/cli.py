@@ -5,28 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from .bundle_commands import bundle_app
-from .errors import PipelineError, StudyError, UsageError, exit_status, our_own
+from .command import (
+    DEBUG,
+    BundleOption,
+    DeviceOption,
+    DevicesOption,
+    JsonOption,
+    MaxVoxelsOption,
+    NamesOption,
+    PrecisionOption,
+    check_paths,
+    debug,
+    quiet_libraries,
+    show_trace,
+    tell_of_versions,
+)
+from .errors import PipelineError, UsageError, exit_status, our_own
 from .limits import MAX_VOXELS
 from .pacs.listen_command import listen
+from .predict_command import predict, print_results
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
-    from .pacs.dicomweb_address import StudyAddress
-    from .segment import CaseResult
     from .studies.convert import Conversion
 
 INTERRUPTED = 130
-SHOWN_CASES = 100
-"""More are counted on the terminal, not listed; the tables of the run hold them."""
-DEBUG = "--debug"
 
 
 class _Door(TyperGroup):
@@ -37,14 +46,14 @@ class _Door(TyperGroup):
             return super().invoke(ctx)
         except PipelineError as error:
             status, message = error.exit_status, str(error)
-            _show_trace(error)
+            show_trace(error)
         except KeyboardInterrupt:
             status, message = INTERRUPTED, "interrupted"
         except Exception as error:
             if type(error).__module__.startswith(("typer", "click")):  # wrong arguments, and the end of a command
                 raise
             status, message = 1, our_own(error)
-            _show_trace(error)
+            show_trace(error)
         typer.echo(f"scanloom: {message}", err=True)
         raise typer.Exit(status)
 
@@ -60,112 +69,8 @@ app = typer.Typer(
     f"{DEBUG} shows the trace of an error.",
 )
 app.add_typer(bundle_app, name="bundle")
-
-BundleOption = Annotated[
-    str, typer.Option("--bundle", "-b", help="A bundle's name or folder, or models:/NAME@ALIAS of MLflow's registry.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
-DevicesOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")]
-PrecisionOption = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    typer.Option(help="auto is bf16 where the bundle says that it does no harm and the device computes in it."),
-]
-FormatsOption = Annotated[
-    list[str] | None,
-    typer.Option("--format", help="nifti, tiff, dicom-seg, dicom-seg-labelmap, dicom-sr, rtstruct; may be repeated."),
-]
-NamesOption = Annotated[
-    Literal["hashed", "source"], typer.Option(help="source calls DICOM cases after their folders, which may tell who.")
-]
-MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Refuse a volume that claims more.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-@app.command()
-def predict(
-    bundle: BundleOption,
-    inputs: Annotated[
-        list[str],
-        typer.Option(
-            "--input", "-i", help="A scan's file or folder, or dicomweb://HOST/…/studies/UID; may be repeated."
-        ),
-    ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder for the results, one subfolder a case; or s3://BUCKET/FOLDER.")
-    ],
-    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, case name or series number.")] = None,
-    cohort: Annotated[bool, typer.Option("--cohort", help="Each input is a folder of many studies.")] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="auto|ADDRESS", help="Share a cohort out over a Ray cluster; auto finds or starts one."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Devices of the cluster to use; all if not given.")] = None,
-    store: Annotated[
-        bool, typer.Option("--store", help="Send DICOM results back to the dicomweb:// of the study.")
-    ] = False,
-    formats: FormatsOption = None,
-    device: DevicesOption = "auto",
-    precision: PrecisionOption = "auto",
-    engine: Annotated[
-        Literal["torch", "openvino", "onnxruntime"],
-        typer.Option(help="What runs the network; openvino on processors only, onnxruntime in fp32 only."),
-    ] = "torch",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
-    trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
-    skip_existing: Annotated[bool, typer.Option(help="Leave out cases that these weights have done.")] = False,
-    names: NamesOption = "hashed",
-    max_voxels: MaxVoxelsOption = MAX_VOXELS,
-    pages: Annotated[bool, typer.Option("--pages/--no-pages", help="Write pages that show the results.")] = True,
-    confidence: Annotated[
-        bool, typer.Option("--confidence", help="Write how sure the network is of each voxel.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Segment scans: label maps, DICOM SEG, measurements, pictures and a report for each."""
-    given = [_input(word) for word in inputs]
-    _check_paths([path for path in given if isinstance(path, Path)])
-    from .bundle import find_bundle
-
-    found = find_bundle(bundle)
-    _tell_of_versions(found)
-    from .progress import ProgressBar
-    from .segment import PredictOptions
-    from .segment import predict as run
-
-    _quiet_libraries()
-    options = PredictOptions(
-        given,
-        output,
-        series,
-        tuple(formats or ()),
-        device,
-        precision,
-        engine,
-        compile,
-        trust_bundle,
-        skip_existing,
-        names_of_source=names == "source",
-        max_voxels=max_voxels,
-        pages=pages,
-        only_predicts=not trust_bundle,
-        confidence=confidence,
-        cohort=cohort or cluster is not None,
-        store=store,
-        cluster=cluster,
-        workers=workers,
-    )
-    with ProgressBar("predict") as report:
-        results = run(found, options, report)
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), "cases": [_result_json(result) for result in results]}, indent=2))
-    else:
-        _print_results(results)
-    for result in results:
-        if result.error:
-            named = result.case is None or result.case in str(result.error)
-            typer.echo(f"scanloom: {result.error}" if named else f"scanloom: {result.case}: {result.error}", err=True)
-            _show_trace(result.error)
-    raise typer.Exit(exit_status(results))
+app.command()(predict)
+app.command()(listen)
 
 
 @app.command()
@@ -182,10 +87,10 @@ def convert(
     """Convert scans of any format to NIfTI with exact geometry."""
     if series is not None and every:
         raise UsageError("--series and --all exclude each other. Leave one out.")
-    _check_paths([path])
+    check_paths([path])
     from .studies.isolation import StudyProcess
 
-    with StudyProcess(max_voxels, names_of_source=names == "source", shows_errors=_debug()) as studies:
+    with StudyProcess(max_voxels, names_of_source=names == "source", shows_errors=debug()) as studies:
         from .progress import ProgressBar
         from .studies.convert import ConvertOptions
         from .studies.convert import convert as run
@@ -198,7 +103,7 @@ def convert(
         _print_conversion(result)
     for _, error in result.refused:
         typer.echo(f"scanloom: {error}", err=True)
-        _show_trace(error)
+        show_trace(error)
     raise typer.Exit(result.exit_status)
 
 
@@ -209,10 +114,10 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """List the series of an input and the verdict on each one's geometry; nothing of the patient."""
-    _check_paths([path])
+    check_paths([path])
     from .studies.isolation import StudyProcess
 
-    with StudyProcess(max_voxels, shows_errors=_debug()) as studies:
+    with StudyProcess(max_voxels, shows_errors=debug()) as studies:
         summaries = [one.summary() for one in studies.find(path)]
     if as_json:
         typer.echo(json.dumps({"series": summaries}, indent=2))
@@ -249,7 +154,7 @@ def train(
     """Train a bundle on a dataset, as an MLflow run of its own."""
     overrides = _settings(settings or [])
     held_out = _fold(fold)
-    _check_paths([dataset])
+    check_paths([dataset])
     from .bundle import find_bundle
     from .calibration import held_out_facts
     from .progress import ProgressBar
@@ -261,7 +166,7 @@ def train(
     from .trust import record_trust, require_trust
 
     found = require_trust(find_bundle(bundle), given=trust_bundle)
-    _tell_of_versions(found)
+    tell_of_versions(found)
     taught_by = require_trust(find_bundle(teacher), given=trust_bundle) if teacher else None
     options = TrainOptions(
         dataset,
@@ -276,7 +181,7 @@ def train(
         overrides=overrides,
         teacher=taught_by,
     )
-    _quiet_libraries()
+    quiet_libraries()
     with ProgressBar("train") as report:
         trained = (
             train_all_folds(found, options, report, read_scan, held_out_facts)
@@ -309,14 +214,14 @@ def evaluate(
 ) -> None:
     """Judge a bundle by a labelled dataset: overlap, surface distances and volumes, a case and label."""
     wanted = fold if fold in (None, "all") else _fold(fold)
-    _check_paths([dataset])
+    check_paths([dataset])
     from .evaluate import EvaluateOptions, find_bundles
     from .evaluate import evaluate as run
     from .progress import ProgressBar
     from .training.score_files import card_rows
 
     found = find_bundles(bundle)
-    _quiet_libraries()
+    quiet_libraries()
     options = EvaluateOptions(dataset, output, wanted, folds, tolerance_mm, device, precision, trust_bundle, pictures)
     with ProgressBar("evaluate") as report:
         evaluation = run(found, options, report)
@@ -329,7 +234,7 @@ def evaluate(
     for case in evaluation.cases:
         if case.error:
             typer.echo(f"scanloom: {case.error}", err=True)
-            _show_trace(case.error)
+            show_trace(case.error)
     raise typer.Exit(exit_status(evaluation.cases))
 
 
@@ -349,11 +254,11 @@ def sync(
     run_folder: Annotated[Path, typer.Argument(help="A folder that `scanloom train` wrote.", metavar="RUN")],
 ) -> None:
     """Send MLflow what a training could not, because the server was away."""
-    _check_paths([run_folder])
+    check_paths([run_folder])
     from .progress import ProgressBar
     from .training.sync import send_rest
 
-    _quiet_libraries()
+    quiet_libraries()
     with ProgressBar("sync") as report:
         send_rest(run_folder, report)
 
@@ -383,68 +288,20 @@ def demo(
     from .demo import run_demo
     from .progress import ProgressBar
 
-    _quiet_libraries()
+    quiet_libraries()
     with ProgressBar("demo") as report:
         results = run_demo(output, device, report)
-    _print_results(results)
+    print_results(results)
     failed = [result.error for result in results if result.error]
     if failed:
         raise failed[0]
 
 
-app.command()(listen)
-
-
 def main() -> None:
     """Entry point of the console script."""
-    if _debug():
+    if debug():
         logging.basicConfig(level=logging.DEBUG)
     app(args=[word for word in sys.argv[1:] if word != DEBUG])
-
-
-def _debug() -> bool:
-    return DEBUG in sys.argv
-
-
-def _show_trace(error: BaseException) -> None:
-    if _debug():
-        import traceback
-
-        traceback.print_exception(error)
-
-
-def _quiet_libraries() -> None:
-    """Warnings of libraries are for developers: shown with --debug, and logged by a training into its train.log."""
-    if not _debug():
-        import warnings
-
-        warnings.simplefilter("ignore")
-        logging.getLogger().addHandler(logging.NullHandler())
-
-
-def _tell_of_versions(bundle: Bundle) -> None:
-    """Of packages that the bundle asks for and that are missing here, or older."""
-    from .bundling.versions import version_notices
-
-    for line in version_notices(bundle):
-        typer.echo(f"scanloom: {line}", err=True)
-
-
-def _input(word: str) -> Path | StudyAddress:
-    """What an input is: a path, or the address of a study on a server."""
-    if "://" not in word:
-        return Path(word)
-    from .pacs.dicomweb_address import StudyAddress
-
-    return StudyAddress.parse(word)
-
-
-def _check_paths(paths: list[Path]) -> None:
-    """Before any import: a path that is not there is answered at once."""
-    for number, path in enumerate(paths, start=1):
-        if not path.exists():
-            which = "input" if len(paths) == 1 else f"input {number}"
-            raise UsageError(f"{which}: no such file or folder: {path}. Check the path.")
 
 
 def _fold(word: str) -> int | None:
@@ -475,32 +332,6 @@ def _settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
-def _print_results(results: list[CaseResult]) -> None:
-    """Volumes and files of the cases that went well, the series to choose from of those that were ambiguous."""
-    from .tables import print_series, print_verdict, print_volumes
-
-    if len(results) > SHOWN_CASES:
-        counts = Counter(result.status for result in results)
-        typer.echo(
-            ", ".join(f"{number} {word}" for word, number in counts.items()) + "; summary.csv has a row for each"
-        )
-        return
-    for result in results:
-        if isinstance(result.error, StudyError) and result.found:
-            print_series([one.summary() for one in result.found], stderr=True)
-    done = [result for result in results if result.status == "done"]
-    if done:
-        print_volumes([(f"{result.case} {result.description}".strip(), result.volumes_ml) for result in done])
-    for result in results:
-        for warning in result.warnings:
-            typer.echo(f"{result.case}: {warning['message']}")
-        if result.folder is not None and result.error is None:
-            typer.echo(f"{result.case}: {result.status}, {result.folder}")
-    for result in results:
-        if result.verdict is not None:
-            print_verdict(str(result.case), result.verdict)
-
-
 def _print_conversion(result: Conversion) -> None:
     """The files and what to know of them; the series to choose from where it was not clear."""
     from .tables import print_series
@@ -511,20 +342,6 @@ def _print_conversion(result: Conversion) -> None:
         for notice in volume.notices:
             typer.echo(f"{volume.case}: {notice.message}")
         typer.echo(str(file))
-
-
-def _result_json(result: CaseResult) -> dict[str, Any]:
-    return {
-        "case": result.case,
-        "status": result.status,
-        "folder": str(result.folder) if result.folder and result.error is None else None,
-        "seconds": round(result.seconds, 3),
-        "verdict": result.verdict.to_json() if result.verdict else None,
-        "volumes_ml": result.volumes_ml,
-        "warnings": result.warnings,
-        "error": str(result.error) if result.error else None,
-        "series": [one.summary() for one in result.found] if result.error else [],
-    }
 
 
 if __name__ == "__main__":

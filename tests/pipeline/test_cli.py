@@ -14,7 +14,7 @@ from scanloom.pipeline.studies.isolation import StudyProcess
 from typer.testing import CliRunner
 
 HEAVY = ("torch", "monai", "numpy", "mlflow", "matplotlib", "pydicom", "nibabel")
-COMMANDS = ("predict", "convert", "inspect", "train", "evaluate", "ui", "doctor", "demo")
+COMMANDS = ("predict", "listen", "convert", "inspect", "train", "evaluate", "ui", "doctor", "demo")
 
 
 def run(*words: str):
@@ -48,6 +48,8 @@ def imported_by(*words: str) -> tuple[int, set[str]]:
         (["predict", "-b", "x", "-i", ".", "-o", "out", "--engine", "steam"], 2),
         (["predict", "-b", "x", "-i", "missing.nii", "-o", "out"], 2),
         (["predict", "-b", "no-such-bundle", "-i", ".", "-o", "out"], 1),
+        (["predict", "-b", "x", "-i", "dicomweb://host/no-study", "-o", "out"], 2),
+        (["predict", "-b", "x", "-i", "ftp://host/studies/1.2.3", "-o", "out"], 2),
         (["inspect", "missing"], 2),
         (["train", "-b", "x", "-d", "missing", "-o", "out"], 2),
         (["evaluate", "-b", "x", "-d", "missing", "-o", "out"], 2),
@@ -147,3 +149,36 @@ def test_predict_takes_volume_files_without_a_modality(tmp_path: Path) -> None:
     result = run("predict", "-b", "hippocampus_mr_unet", "-i", str(scan), "-o", str(tmp_path / "out"))
     assert result.exit_code == 3
     assert "at least 8 slices" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--workers", "2"], "--workers 2: it must be 1 or more, and goes with --cluster"),
+        (["--cluster", "auto", "--workers", "0"], "--workers 0: it must be 1 or more"),
+        (["--store"], "--store: no input came from a server"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
+    tmp_path: Path, words: list[str], line: str
+) -> None:
+    result = run("predict", "-b", "hippocampus_mr_unet", "-i", str(tmp_path), "-o", str(tmp_path / "out"), *words)
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_study_of_a_cohort_ends_under_a_name(tmp_path: Path) -> None:
+    array, affine = make_volume((12, 13, 14))
+    write_mr_series(tmp_path / "cohort" / "small", array, affine)
+    (tmp_path / "cohort" / "empty").mkdir()
+    (tmp_path / "cohort" / "empty" / "x.dcm").write_bytes(b"")
+    (tmp_path / "cohort" / "broken.nii.gz").write_bytes(b"rubbish")
+    words = ["predict", "-b", "hippocampus_mr_unet", "-i", str(tmp_path / "cohort"), "-o", str(tmp_path / "out")]
+    result = run(*words, "--cohort", "--json", "--series", "7")
+    cases = {case["case"]: case["status"] for case in json.loads(result.stdout)["cases"]}
+    assert result.exit_code == 3
+    assert set(cases.values()) == {"refused"}
+    assert len(cases) == 3
+    assert "broken" in cases
+    assert all(name in result.stderr for name in cases)
