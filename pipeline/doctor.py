@@ -13,6 +13,10 @@ OPTIONAL = {
     "nilearn": "scanloom demo and the viewer of the pages; pip install 'scanloom[demo]'",
     "openvino": "predict --engine openvino; pip install 'scanloom[openvino]'",
     "onnxruntime": "predict --engine onnxruntime and bundle export --to onnx; pip install 'scanloom[onnx]'",
+    "ray": "predict --cluster; pip install 'scanloom[cluster]'",
+    "s3fs": "predict -o s3://…; pip install 'scanloom[s3]'",
+    "pynetdicom": "listen; pip install 'scanloom[pacs]'",
+    "dicomweb_client": "predict -i dicomweb://…; pip install 'scanloom[pacs]'",
 }
 
 
