@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from ..atomic import write_whole
 from ..bundle import Bundle
 from ..errors import PipelineError
+from ..studies import AmbiguousSeriesError
 from ..verdict import REJECT
 from .ledger import DONE, FAILED, HELD, REFUSED
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
-    from ..segment import PredictOptions
+    from ..segment import CaseResult, PredictOptions
 
 
 ENDED = "ended.json"
@@ -64,32 +65,57 @@ class BundleRun:
         bundle: trusted.
         options: of the prediction; inputs and output are put in their places.
         sends_rejected: results whose verdict is "reject" are results as others are.
+        every_series: where several series of a study fit the bundle, label each; else such a study is refused.
     """
 
-    def __init__(self, bundle: Bundle, options: PredictOptions, sends_rejected: bool = False) -> None:
-        self._bundle, self._options, self._sends_rejected = bundle, options, sends_rejected
+    def __init__(
+        self, bundle: Bundle, options: PredictOptions, sends_rejected: bool = False, every_series: bool = False
+    ) -> None:
+        self._bundle, self._options = bundle, options
+        self._sends_rejected, self._every_series = sends_rejected, every_series
         self._loaded: list[Predictor] = []
 
     @property
     def digest(self) -> str:
         """16 hex digits for what decides the results: the same for the same weights, formats and settings."""
-        options = self._options
-        settings = (self._bundle.weights_sha256, self._bundle.version, *sorted(options.formats), options.precision)
+        bundle, options = self._bundle, self._options
+        settings = [bundle.weights_sha256, bundle.version, *sorted(options.formats), options.precision]
+        settings += [str(self._sends_rejected), str(self._every_series)]
         return hashlib.sha256("\n".join(map(str, settings)).encode()).hexdigest()[:16]
 
     def __call__(self, images: Path, output: Path) -> Labelled:
-        """Label one study."""
+        """Label one study: the series that the bundle's rule picks, or every one that fits."""
+        first = self._predict(images, output, None)
+        if not isinstance(first.error, AmbiguousSeriesError) or not first.error.candidates:
+            return self._judged(first)
+        if not self._every_series:
+            return Labelled(REFUSED, f"{first.error} Or listen with --every-series.")
+        each = []
+        for series in first.error.candidates:
+            ended = self._judged(self._predict(images, output, series.case))
+            if ended.status == HELD:  # out of the way of what is sent
+                (output / "held").mkdir(exist_ok=True)
+                (output / series.case).rename(output / "held" / series.case)
+            each.append(ended)
+        best = min((one.status for one in each), key=(DONE, HELD, FAILED, REFUSED).index)
+        return Labelled(best, "; ".join(one.line for one in each))
+
+    def _predict(self, images: Path, output: Path, series: str | None) -> CaseResult:
         from ..progress import silent
-        from ..segment import predict
+        from ..segment import CaseResult, predict
 
         try:
-            options = replace(self._options, inputs=[images], output=output)
+            options = replace(self._options, inputs=[images], output=output, series=series)
             (result,) = predict(self._bundle, options, silent, self._loaded)
+            return result
         except PipelineError as error:
-            return Labelled(FAILED, str(error))
+            return CaseResult(None, status="failed", error=error)
+
+    def _judged(self, result: CaseResult) -> Labelled:
+        """How a prediction ended, in the node's words."""
         if result.error is not None:
             return Labelled(REFUSED if result.status == "refused" else FAILED, str(result.error))
         verdict = result.verdict
-        if verdict is not None and verdict.status == REJECT and not self._sends_rejected:
-            return Labelled(HELD, f"verdict {verdict.line}")
-        return Labelled(DONE, f"{result.case}, verdict {verdict.line}" if verdict else str(result.case))
+        line = f"{result.case}, verdict {verdict.line}" if verdict else str(result.case)
+        rejected = verdict is not None and verdict.status == REJECT and not self._sends_rejected
+        return Labelled(HELD if rejected else DONE, line)

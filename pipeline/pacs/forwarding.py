@@ -123,7 +123,7 @@ class Forwarder:
             self._ended(study)
             return
         every = self._files(study, run)
-        files = [file for file in every if file.name not in delivery.sent]
+        files = [file for file in every if _short(file) not in delivery.sent]
         if not every:
             result = Sent(refused={Path(): "there are no result objects to send"})
         elif files:
@@ -164,7 +164,7 @@ class Forwarder:
             delivery = self._delivery(state, run)
             if delivery is None:
                 return
-            delivery.sent += [file.name for file in result.stored]
+            delivery.sent += [_short(file) for file in result.stored]
             delivery.reason = result.problem
             if not result.problem:
                 delivery.status = FAILED if result.refused else SENT
@@ -175,3 +175,8 @@ class Forwarder:
     def _delivery(self, state: State, run: str) -> Delivery | None:
         found = state.run(run)
         return found.deliveries.get(self.name) if found else None
+
+
+def _short(file: Path) -> str:
+    """Case and name of a result."""
+    return f"{file.parent.name}/{file.name}"

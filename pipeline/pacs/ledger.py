@@ -27,7 +27,7 @@ class Delivery:
 
     Attributes:
         status: "waiting", "sent" or "failed".
-        sent: names of the files that the destination has stored.
+        sent: case and name of the files that the destination has stored.
         reason: why it failed, or why it waits.
     """
 

@@ -19,9 +19,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..segment import PredictOptions
     from .addresses import Destination
-    from .computing import BundleRun
     from .spool import Spool
 
 GB = 10**9
@@ -67,6 +65,9 @@ def listen(
     send_rejected: Annotated[
         bool, typer.Option("--send-rejected", help="Forward results whose verdict is reject, too.")
     ] = False,
+    every_series: Annotated[
+        bool, typer.Option("--every-series", help="Where several series of a study fit the bundle, segment each.")
+    ] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this node: listen by TLS alone.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM without a password.")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM certificate of whose senders and PACS are believed.")] = None,
@@ -92,6 +93,7 @@ def listen(
     from ..outputs import check_formats
     from .addresses import check_aet
     from .allowed import parse_allow_list
+    from .computing import BundleRun
     from .metrics import Metrics, MetricsServer
     from .node import Node, NodeOptions
     from .receiving import ReceivingOptions
@@ -134,7 +136,7 @@ def listen(
     )
     with _ended_gently(), locked(folder), ExitStack() as stack:
         spool = _spool(folder, max_spool_gb, max_study_gb, min_free_gb)
-        compute, counters = _compute(found, options, send_rejected), Metrics()
+        compute, counters = BundleRun(found, options, send_rejected, every_series), Metrics()
         node = Node(
             NodeOptions(destinations, quiet, keep, keep_days),
             receiving,
@@ -152,7 +154,10 @@ def listen(
             _say(f"metrics at http://{metrics_host}:{server.port}/metrics")
         _check_device(device)
         _say(f"{title} listens on {host} port {node.receiver.port}{' by TLS' if files else ''} for {found.name}")
-        node.run()
+        try:
+            node.run()
+        finally:
+            _say("stops; what is not finished goes on at the next start")
 
 
 def _require_packages() -> None:
@@ -190,12 +195,6 @@ def _spool(folder: Path, max_spool_gb: float, max_study_gb: float, min_free_gb: 
     return Spool(folder, int(max_spool_gb * GB), int(max_study_gb * GB), int(min_free_gb * GB))
 
 
-def _compute(bundle: Bundle, options: PredictOptions, send_rejected: bool) -> BundleRun:
-    from .computing import BundleRun
-
-    return BundleRun(bundle, options, send_rejected)
-
-
 def _check_device(names: str) -> None:
     """Before the first study comes; "auto" takes what there is, and torch is slow to import."""
     if names != "auto":
@@ -221,5 +220,4 @@ def _ended_gently() -> Iterator[None]:
     try:
         yield
     finally:
-        _say("stops; what is not finished goes on at the next start")
         signal.signal(signal.SIGTERM, before)

@@ -251,7 +251,7 @@ class Node:
         run = state.run(name)
         assert run is not None
         where = "" if ended.status == DONE else f". Images: {self._spool.study(study) / 'images'}"
-        self._say(f"{study_name(study)}: {ended.status}: {run.reason}{where}")
+        self._say(f"{study_name(study)}: {ended.status}: {run.reason.rstrip('.')}{where}")
         self._deliver(study, run)
 
     def _write_end(self, study: str, name: str, ended: Labelled) -> State:
