@@ -70,6 +70,16 @@ def test_the_pages_commands_have_options_that_there_are(words):
     assert options_of(words)
 
 
+def test_the_page_tells_of_every_option_of_listen_and_of_no_other():
+    page = (REPOSITORY / "docs" / "pacs.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(cli.app).commands["listen"]  # type: ignore[attr-defined]
+    names = [{*option.opts, *option.secondary_opts} for option in command.params]
+    table = page.partition("| option | default | |")[2].partition("\n\n")[0]
+    told = set(re.findall(r"`(-[-a-z]+)", table))
+    assert told and told <= set().union(*names)
+    assert [each for each in names if not each & {*told, "--trust-bundle"}] == []
+
+
 def test_the_pages_node_and_orthanc_agree():
     page = (REPOSITORY / "docs" / "pacs.md").read_text(encoding="utf-8")
     orthanc = json.loads(re.findall(r"```json\n(.*?)```", page, re.S)[0])
