@@ -27,6 +27,8 @@ from .seg_segments import LONG_STRING, describe_segments
 
 SERIES_NUMBER_OFFSET = 1000
 """Added to the source's SeriesNumber (0020,0011), so that the two do not collide."""
+LABELMAP_OFFSET = 4000
+"""The same for a label map; 2000 and 3000 are the report's and the structure set's."""
 ALL_FRAMES_LIMIT_BYTES = 256 * 2**20
 """Pixel data up to this size keeps its empty frames."""
 
@@ -100,14 +102,14 @@ def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bo
             segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
             segment_descriptions=describe_segments(bundle, source),
             series_instance_uid=generate_uid(prefix=None),
-            series_number=SERIES_NUMBER_OFFSET + source.series_number,
+            series_number=(LABELMAP_OFFSET if labelmap else SERIES_NUMBER_OFFSET) + source.series_number,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=1,
             **equipment(bundle),
             content_label="LABELS",
             content_description=f"{bundle.name} {bundle.version}"[:LONG_STRING],
             content_creator_name="scanloom^",
-            series_description=f"{bundle.name} labels"[:LONG_STRING],
+            series_description=f"{bundle.name} {'label map' if labelmap else 'labels'}"[:LONG_STRING],
             omit_empty_frames=frames.size * copies > ALL_FRAMES_LIMIT_BYTES,
             specific_character_set=CHARACTER_SET,
         )

@@ -226,6 +226,16 @@ def test_the_object_belongs_to_the_study_and_names_its_maker(tmp_path, make_volu
     assert segmentation.SegmentationType == "BINARY"
 
 
+def test_the_two_kinds_of_one_series_can_be_told_apart(tmp_path, make_volume, write_dicom_volume, bundle):
+    volume = write_dicom_volume(make_volume((6, 5, 4), AXIAL))
+    kinds = []
+    for labelmap in (False, True):
+        write_dicom_seg(tmp_path / "seg.dcm", np.ones((6, 5, 4), np.uint8), volume, bundle, labelmap=labelmap)
+        kinds.append(pydicom.dcmread(tmp_path / "seg.dcm"))
+    assert kinds[0].SeriesNumber != kinds[1].SeriesNumber
+    assert [kind.SeriesDescription for kind in kinds] == ["test_bundle labels", "test_bundle label map"]
+
+
 def test_no_voxel_of_any_label_still_gives_the_whole_grid(tmp_path, make_volume, write_dicom_volume, bundle):
     volume = write_dicom_volume(make_volume((6, 5, 4), AXIAL))
     write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 5, 4), np.uint8), volume, bundle)
