@@ -161,10 +161,9 @@ class CaseReader:
             return
         from ..pacs.dicomweb import fetch_study
 
-        report(f"{given.given}: fetching", None)
         with tempfile.TemporaryDirectory(prefix="scanloom-") as folder:
             modality = None if self.job.options.series else self.job.bundle.series_rule.modality
-            yield fetch_study(given.given, Path(folder), modality=modality)
+            yield fetch_study(given.given, Path(folder), modality=modality, report=_lines_of(report))
 
     def _read(
         self, path: Path, given: Input, result: CaseResult, report: Report, wait_for_room: Callable[[int], None]
@@ -200,6 +199,11 @@ class CaseReader:
             with job.destination.case_folder(case) as folder:
                 result.warnings = [*result.warnings, *store_case(folder, result.files, address)]
         return True
+
+
+def _lines_of(report: Report) -> Report:
+    """Only the lines: how far reading is says little of how far the run is."""
+    return lambda line, done=None: report(line, None)
 
 
 def _bytes_of(series: Series) -> int:
