@@ -81,6 +81,15 @@ def resolve(host: str, where: str) -> frozenset[IPv4Address | IPv6Address]:
     return frozenset(plain_address(str(entry[4][0])) for entry in found)
 
 
+def address_of(host: str, where: str) -> str:
+    """One address of a host's name, of IPv4 where it has one.
+
+    Raises:
+        UsageError: the name is not known here.
+    """
+    return str(min(resolve(host, where), key=lambda address: (address.version, int(address))))
+
+
 def plain_address(text: str) -> IPv4Address | IPv6Address:
     """The address, without a zone, and an IPv4 one that came mapped into IPv6 as itself."""
     address = ip_address(text.partition("%")[0])

@@ -52,7 +52,7 @@ class Arrivals:
             arrival = self._studies.setdefault(study, _Arrival(self._clock()))
             arrival.last = self._clock()
             if sender is not None and sender not in arrival.senders:
-                arrival.senders.append(sender)
+                arrival.senders = [each for each in arrival.senders if each.is_established] + [sender]
             return first
 
     def names(self) -> set[str]:

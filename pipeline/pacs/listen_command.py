@@ -91,7 +91,7 @@ def listen(
     _quiet_libraries()
     os.umask(0o077)  # whatever is written is for this user alone
     from ..outputs import check_formats
-    from .addresses import check_aet
+    from .addresses import address_of, check_aet
     from .allowed import parse_allow_list
     from .computing import BundleRun
     from .metrics import Metrics, MetricsServer
@@ -111,7 +111,7 @@ def listen(
         raise UsageError("--forward-tls needs --tls-cert, --tls-key and --tls-ca.")
     receiving = ReceivingOptions(
         title,
-        host,
+        address_of(host, "--host"),
         port,
         parse_allow_list(allow or [], host),
         server_context(files) if files else None,

@@ -55,7 +55,7 @@ class MetricsServer:
         metrics: to serve.
         host: address to listen on.
         port: of it; 0 for a free one.
-        health: one line that says how the node is.
+        health: one line that says how the node is; asking for it takes the gauges anew.
     Raises:
         UsageError: the port can not be used.
     """
@@ -88,6 +88,7 @@ def _pages(metrics: Metrics, health: Callable[[], str]) -> Application:
             start("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"{health()}\n".encode()]
         if path == "/metrics":
+            health()  # which takes the gauges anew
             return counters(environment, start)
         start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"/metrics or /health\n"]

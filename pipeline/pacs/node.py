@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
-from pydicom import dcmread
-
 from ..errors import PipelineError, our_own
 from .addresses import Destination
 from .arrivals import Arrivals
 from .computing import Compute, Labelled
 from .forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S, Forwarder, Sends
 from .instance import study_name
-from .ledger import COMPUTING, DONE, FAILED, HELD, WAITING, Delivery, Ledger, Run, State, run_name
+from .ledger import COMPUTING, DONE, FAILED, HELD, WAITING, Ledger, Run
 from .metrics import STUDY_STATES, Metrics
 from .receiving import Receiver, ReceivingOptions
+from .runs import Runs
 from .spool import Spool
 
 MOST_ATTEMPTS = 3
@@ -84,10 +83,11 @@ class Node:
         self.metrics, self._say = metrics, say
         self.ledger = Ledger(spool.study)
         self.arrivals = Arrivals(options.quiet_s)
+        self._runs = Runs(spool, self.ledger, [str(each) for each in options.destinations])
         self.receiver = Receiver(receiving, spool, self.arrivals, self._began, metrics, say)
         pauses = options.first_pause_s, options.longest_pause_s
         self._forwarders = {
-            str(each): Forwarder(each, sender, self.ledger, self._objects, self._settle, metrics, say, *pauses)
+            str(each): Forwarder(each, sender, self.ledger, self._runs.objects, self._settle, metrics, say, *pauses)
             for each in options.destinations
         }
         self._states: dict[str, str] = {}
@@ -161,7 +161,7 @@ class Node:
     def _resume(self) -> None:
         """Take up every study where the disk says that it is."""
         for study in self._spool.studies():
-            self._adopt_results(study)
+            self._runs.adopt_results(study)
             state = self.ledger.read(study)
             self._states[study] = state.status
             for run in state.runs:
@@ -173,16 +173,6 @@ class Node:
             else:
                 self._settle(study)
 
-    def _adopt_results(self, study: str) -> None:
-        """A run that has its results is done, also where the program ended before it was written down."""
-        for run in self.ledger.read(study).runs:
-            results = self._spool.results(study, run.name)
-            if run.status == COMPUTING and results.is_dir():
-                try:
-                    self._write_end(study, run.name, Labelled.read(results))
-                except (OSError, ValueError, TypeError):  # not of our making; the study is computed again
-                    self._spool.remove_results(study, run.name)
-
     def _work_on(self, study: str) -> None:
         """A study is quiet: compute it where it has something new, then clear up."""
         self._computing = study
@@ -190,7 +180,8 @@ class Node:
             images = self._spool.images(study)
             if images and self.ledger.read(study).covers(images, self._bundle):
                 self._say(f"{study_name(study)}: has been computed with these {len(images)} images; not run again")
-                self._try_failed_deliveries_again(study)
+                for run in self._runs.try_failed_deliveries_again(study):
+                    self._deliver(study, run)
             elif images:
                 self._run(study, images)
         except Exception as error:  # the outermost loop over studies
@@ -202,7 +193,7 @@ class Node:
         self._settle(study)
 
     def _run(self, study: str, images: frozenset[str]) -> None:
-        run = self._begin(study, images)
+        run = self._runs.begin(study, images, self._bundle)
         self._states[study] = COMPUTING
         if run.attempts > MOST_ATTEMPTS:
             line = f"the program ended {MOST_ATTEMPTS} times while this study was computed; send it again to try again"
@@ -227,53 +218,19 @@ class Node:
         except Exception as error:  # the outermost loop over studies: a mistake of ours ends this one
             return Labelled(FAILED, our_own(error))
         except (SystemExit, KeyboardInterrupt):  # the user ends the program, not the study
-            self.ledger.change(study, lambda state: _forget_attempt(state, run))
+            self._runs.forget_attempt(study, run)
             raise
         finally:
             self.metrics.run_seconds.observe(monotonic() - started)
 
-    def _begin(self, study: str, images: frozenset[str]) -> Run:
-        """Write down that the run begins, and how often it has."""
-        name = run_name(study, images, self._bundle)
-
-        def edit(state: State) -> None:
-            old = state.run(name)
-            attempts = old.attempts if old is not None and old.status == COMPUTING else 0
-            state.runs = [run for run in state.runs if run.status != COMPUTING and run.name != name]
-            state.runs.append(Run(name, self._bundle, sorted(images), attempts=attempts + 1))
-
-        return self.ledger.change(study, edit).runs[-1]
-
     def _end(self, study: str, name: str, ended: Labelled) -> None:
         """A run has ended: write it down, say so, and hand its results on."""
         self.metrics.runs.labels(ended.status).inc()
-        state = self._write_end(study, name, ended)
-        run = state.run(name)
-        assert run is not None
+        run = self._runs.end(study, name, ended)
         where = "" if ended.status == DONE else f". Images: {self._spool.study(study) / 'images'}"
         self._say(f"{study_name(study)}: {ended.status}: {run.reason.rstrip('.')}{where}")
+        self._states[study] = self.ledger.read(study).status
         self._deliver(study, run)
-
-    def _write_end(self, study: str, name: str, ended: Labelled) -> State:
-        """The end of a run in the ledger. Results take the place of those before, also of those on their way."""
-        superseded: list[str] = []
-
-        def edit(state: State) -> None:
-            run = state.run(name)
-            assert run is not None
-            run.status, run.reason = ended.status, ended.line
-            if ended.status == DONE:
-                run.deliveries = {destination: Delivery() for destination in self._forwarders}
-                superseded.extend(old.name for old in state.runs if old is not run)
-                state.runs = [run]
-            elif len(state.runs) > 1:
-                run.reason += _hint(state.runs, run, self._spool.images(study))
-
-        state = self.ledger.change(study, edit)
-        self._states[study] = state.status
-        for old in superseded:
-            self._spool.remove_results(study, old)
-        return state
 
     def _deliver(self, study: str, run: Run) -> None:
         """Queue what is waiting."""
@@ -285,61 +242,40 @@ class Node:
             else:
                 self._say(f"{study_name(study)}: waits for {name}, which no --forward names now")
 
-    def _try_failed_deliveries_again(self, study: str) -> None:
-        def edit(state: State) -> None:
-            for run in state.runs:
-                for delivery in run.deliveries.values():
-                    if delivery.status == FAILED:
-                        delivery.status = WAITING
-
-        if any(each.status == FAILED for run in self.ledger.read(study).runs for each in run.deliveries.values()):
-            for run in self.ledger.change(study, edit).runs:
-                self._deliver(study, run)
-
     def _settle(self, study: str) -> None:
         """Nothing is being done for the study: remove what it no longer needs, but for what is just coming."""
         state = self.ledger.read(study)
         self._states[study] = state.status
         if any(run.is_waiting or run.status == COMPUTING for run in state.runs):
             return
+        if self._options.keeps_images or any(run.has_failed for run in state.runs):
+            return
         with self.arrivals.kept_out(study) as is_alone:
-            if not is_alone or study == self._computing or not state.covers(self._spool.images(study)):
+            images = self._spool.images(study)
+            if not is_alone or study == self._computing or (images and not state.covers(images)):
                 return
-            if not self._options.keeps_images and not any(run.has_failed for run in state.runs):
+            if state.runs:
                 self._spool.remove_instances(study)
-
-    def _objects(self, study: str, run: str) -> list[Path]:
-        """The DICOM objects of a run, reports after the segmentations that they refer to."""
-        files = sorted(self._spool.results(study, run).glob("*/*.dcm"))
-        return sorted(files, key=lambda file: dcmread(file, specific_tags=["Modality"]).get("Modality", "") == "SR")
+            else:  # it never had an image
+                self._forget(study)
 
     def _remove_old(self) -> None:
         """Remove what has been left alone for the days that it is kept."""
         before = time() - self._options.keep_days * DAY_S
         for study in self._spool.studies():
-            file = self._spool.study(study) / "state.json"
-            if not file.exists() or file.stat().st_mtime > before:
+            if self._spool.last_change(study) > before:
                 continue
             with self.arrivals.kept_out(study) as is_alone:
                 if is_alone and study != self._computing and not self._is_under_way(study):
-                    self._spool.remove(study)
-                    self._states.pop(study, None)
+                    self._forget(study)
                     self._say(f"{study_name(study)}: removed after {self._options.keep_days:g} days")
+
+    def _forget(self, study: str) -> None:
+        self._spool.remove(study)
+        self._states.pop(study, None)
 
     def _is_under_way(self, study: str) -> bool:
         """Whether something that this node serves waits for its results."""
         runs = self.ledger.read(study).runs
         deliveries = [each for run in runs for each in run.deliveries.items()]
         return any(delivery.status == WAITING and name in self._forwarders for name, delivery in deliveries)
-
-
-def _hint(runs: Sequence[Run], last: Run, here: frozenset[str]) -> str:
-    """Where a study came again in part, what mends it."""
-    gone = set().union(*(run.images for run in runs if run is not last)) - here
-    return f" ({len(gone)} images of an earlier run are no longer here: send the whole study again)" if gone else ""
-
-
-def _forget_attempt(state: State, name: str) -> None:
-    run = state.run(name)
-    if run is not None:
-        run.attempts -= 1

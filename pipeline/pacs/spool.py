@@ -137,6 +137,12 @@ class Spool:
             raise NoRoomError("disk", f"the spool can not be written ({error.strerror})") from None
         return True
 
+    def last_change(self, study: str) -> float:
+        """When its state changed last, or where it has none its folder, in seconds since 1970."""
+        folder = self.study(study)
+        state = folder / "state.json"
+        return (state if state.exists() else folder).stat().st_mtime
+
     def link_images(self, study: str, images: Iterable[str], folder: Path) -> None:
         """Put images of a study into a folder of their own, as what they are at this moment: nothing joins them.
 
@@ -160,6 +166,7 @@ class Spool:
             OSError: it can not be moved.
         """
         target = self.results(study, run)
+        shutil.rmtree(target, ignore_errors=True)  # there where a full disk kept their end from being written down
         _flush_tree(folder)
         folder.replace(target)
         _flush_folder(target.parent)

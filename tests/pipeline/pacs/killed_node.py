@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nodes import AET, FakeCompute
-from scanloom.pipeline.pacs import computing, forwarding, node, spool
+from scanloom.pipeline.pacs import computing, forwarding, node, runs, spool
 from scanloom.pipeline.pacs.addresses import parse_destination
 from scanloom.pipeline.pacs.allowed import AllowList
 from scanloom.pipeline.pacs.metrics import Metrics
@@ -22,13 +22,13 @@ from scanloom.pipeline.pacs.sending import Sender
 PLACES: dict[str, tuple[Any, str, bool]] = {
     "while an instance is written": (spool, "_flush_folder", False),
     "after an instance is stored": (spool.Spool, "store", True),
-    "after a run is begun": (node.Node, "_begin", True),
+    "after a run is begun": (runs.Runs, "begin", True),
     "before a run is computed": (FakeCompute, "__call__", False),
     "after a run is computed": (FakeCompute, "__call__", True),
     "before the end lies with the results": (computing.Labelled, "write", False),
     "before the results take their place": (spool.Spool, "keep_results", False),
     "after the results have taken their place": (spool.Spool, "keep_results", True),
-    "after the end is written down": (node.Node, "_write_end", True),
+    "after the end is written down": (runs.Runs, "end", True),
     "before anything is sent": (Sender, "send", False),
     "after one object is sent": (forwarding.Forwarder, "_note_reached", False),
     "after everything is sent": (Sender, "send", True),

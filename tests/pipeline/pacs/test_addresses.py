@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 from scanloom.pipeline.errors import UsageError
-from scanloom.pipeline.pacs.addresses import Destination, check_aet, parse_destination, plain_address, resolve
+from scanloom.pipeline.pacs.addresses import (
+    Destination,
+    address_of,
+    check_aet,
+    parse_destination,
+    plain_address,
+    resolve,
+)
 from scanloom.pipeline.pacs.allowed import parse_allow_list
 
 
@@ -58,6 +65,11 @@ def test_a_malformed_destination_is_refused(text: str) -> None:
 def test_an_unknown_host_is_refused_where_a_name_must_be_known() -> None:
     with pytest.raises(UsageError, match=r"host 'no\.such\.host\.invalid' is not known"):
         resolve("no.such.host.invalid", "--host")
+
+
+def test_a_name_stands_for_an_address_of_ipv4_where_it_has_one() -> None:
+    assert address_of("localhost", "--host") == "127.0.0.1"
+    assert address_of("::1", "--host") == "::1"
 
 
 def test_an_ipv4_address_that_came_mapped_into_ipv6_is_itself() -> None:

@@ -271,6 +271,27 @@ def test_a_ledger_that_can_not_be_written_is_tried_again(tmp_path: Path, monkeyp
     assert len(compute.sets) == 1
 
 
+def test_results_whose_end_can_not_be_written_down_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = FakeCompute()
+    with fake_pacs() as pacs, running_node(tmp_path / "node", compute, destinations=[pacs.destination]) as node:
+        change, calls = node.node.ledger.change, []
+
+        def fail_second(*args: object) -> object:
+            calls.append(args)
+            if len(calls) == 2:
+                raise PipelineError("state.json: can not be written (No space left on device).")
+            return change(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(node.node.ledger, "change", fail_second)
+        send(node.port, make_study(tmp_path))
+        node.wait_to_say("not finished, tried again")
+        node.wait_to_say("sent to")
+    assert len(pacs.stored) == 2
+    assert node.state() == "finished"
+
+
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
     with (
         running_node(tmp_path / "node") as node,

@@ -30,7 +30,6 @@ def test_the_counters_tell_what_a_node_did_and_nothing_of_the_patient(tmp_path: 
             with associated(node.port, called="OTHER"):
                 pass
             node.wait_to_say("sent to")
-            node.node.counts()
             text, health = page(server, "/metrics"), page(server, "/health")
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 page(server, "/else")

@@ -297,5 +297,5 @@ def test_segmentations_and_reports_are_taken_but_call_for_no_computation(tmp_pat
     made = write_object(tmp_path, "1.2.840.10008.5.1.4.1.1.66.4", "SEG", "1.2.3")
     with running_node(tmp_path / "node", compute) as node:
         assert send(node.port, [made]) == [0]
-        wait_for(lambda: not node.node.arrivals.names(), "the study to be quiet")
+        wait_for(lambda: not node.spool.studies(), "what needs no computation to go")
     assert compute.sets == []
