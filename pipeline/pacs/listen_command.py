@@ -154,10 +154,8 @@ def listen(
             _say(f"metrics at http://{metrics_host}:{server.port}/metrics")
         _check_device(device)
         _say(f"{title} listens on {host} port {node.receiver.port}{' by TLS' if files else ''} for {found.name}")
-        try:
-            node.run()
-        finally:
-            _say("stops; what is not finished goes on at the next start")
+        stack.callback(_say, "stops; what is not finished goes on at the next start")
+        node.run()
 
 
 def _require_packages() -> None:

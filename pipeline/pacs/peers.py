@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from socketserver import BaseServer
 from typing import Any
 
@@ -24,10 +25,11 @@ class InFlight:
 
     Args:
         limit_bytes: of them; an association that would pass it is ended.
+        passed: told of each that is.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
+    def __init__(self, limit_bytes: int, passed: Callable[[Association], None]) -> None:
+        self.limit_bytes, self.passed = limit_bytes, passed
         self._held: dict[Association, int] = {}
         self._lock = threading.Lock()
 
@@ -84,7 +86,10 @@ class PeerSocket(AssociationSocket):
         Raises:
             OSError: too much; pynetdicom then closes the connection.
         """
-        if nr_bytes > LARGEST_PDU or not self.in_flight.add(self.assoc, nr_bytes):
+        if nr_bytes > LARGEST_PDU:
+            raise OSError("no PDU is as long")
+        if not self.in_flight.add(self.assoc, nr_bytes):
+            self.in_flight.passed(self.assoc)
             raise OSError("too much at a time")
         return super().recv(nr_bytes)
 

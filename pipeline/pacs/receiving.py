@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
+from pynetdicom.association import Association
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.events import Event
 from pynetdicom.presentation import AllStoragePresentationContexts
@@ -99,7 +100,10 @@ class Receiver:
     ) -> None:
         self._options, self._spool, self._arrivals = options, spool, arrivals
         self._began, self._metrics, self._say = began, metrics, say
-        self._seats, self._in_flight = Seats(options.max_associations), InFlight(options.max_memory_bytes)
+        self._seats, self._in_flight = (
+            Seats(options.max_associations),
+            InFlight(options.max_memory_bytes, self._cut_off),
+        )
         self._said: Counter[tuple[str, str]] = Counter()
         _silence_pynetdicom()
         self._entity = _entity(options)
@@ -205,9 +209,13 @@ class Receiver:
         self._say_once(reason, event.assoc, f"instance refused with 0x{status:04X}: {line}")
         return _answer(status, line)
 
-    def _say_once(self, reason: str, association: object, line: str) -> None:
+    def _cut_off(self, association: Association) -> None:
+        self._metrics.refused.labels("memory").inc()
+        self._say_once("memory", association, "association ended: too many bytes are being received")
+
+    def _say_once(self, reason: str, association: Association, line: str) -> None:
         """A peer that is refused a thousand times makes one line."""
-        address = association.requestor.address_info.address  # type: ignore[attr-defined]
+        address = association.requestor.address_info.address
         self._said[(reason, address)] += 1
         if self._said[(reason, address)] == 1:
             self._say(f"{address}: {line}")

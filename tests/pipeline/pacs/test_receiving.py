@@ -235,6 +235,8 @@ def test_what_would_fill_the_memory_is_cut_off_and_the_next_is_taken(tmp_path: P
     with running_node(tmp_path / "node", receiving={"max_memory_bytes": 2_000_000}, **SLOW) as node:
         assert send(node.port, large[:1]) == [None]
         assert node.spool.studies() == []
+        assert node.metrics.value("instances_refused_total", reason="memory") == 1
+        node.wait_to_say("127.0.0.1: association ended: too many bytes are being received")
         assert send(node.port, small) == [0] * len(small)
 
 
