@@ -121,8 +121,8 @@ class Node:
         """Let `run` end after the study that it computes."""
         self._stopping.set()
 
-    def counts(self) -> Counter[str]:
-        """Studies by state."""
+    def _counts(self) -> Counter[str]:
+        """Studies by state, which are put into the gauges, too."""
         receiving = self.arrivals.names()
         states = Counter(state for study, state in list(self._states.items()) if study not in receiving)
         states["receiving"] = len(receiving)
@@ -135,7 +135,7 @@ class Node:
 
     def health(self) -> str:
         """How the node is, in one line."""
-        states = self.counts()
+        states = self._counts()
         studies = ", ".join(f"{states[state]} {state}" for state in STUDY_STATES if states[state]) or "none"
         metrics = self.metrics
         queues = "".join(f"; {each.waiting} results wait for {name}" for name, each in self._forwarders.items())

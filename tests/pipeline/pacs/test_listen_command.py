@@ -36,7 +36,7 @@ def words(folder: Path, **changes: str) -> list[str]:
         ({"forward": "PACS@h:1", "format": "nifti"}, "--forward sends DICOM objects: add --format dicom-seg."),
         ({"format": "docx"}, "format 'docx' is not known"),
         ({"host": "0.0.0.0"}, "--host 0.0.0.0 can be reached by others: say who may send with --allow-aet AET@HOST"),
-        ({"host": "no.such.host.invalid"}, "--host no.such.host.invalid: the host 'no.such.host.invalid' is not"),
+        ({"host": "no.such.host.invalid"}, "--host: the host 'no.such.host.invalid' is not known here"),
         (
             {"host": "192.0.2.1", "allow_aet": "A"},
             "can not listen on 192.0.2.1 port 0 (Cannot assign requested address)",

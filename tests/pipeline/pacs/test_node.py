@@ -12,8 +12,7 @@ import pytest
 from nodes import UNCLOSED_SOCKETS, FakeCompute, associated, fake_pacs, make_study, running_node, send, wait_for
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.pacs.computing import Labelled
-from scanloom.pipeline.pacs.ledger import Delivery, Ledger, Run
-from scanloom.pipeline.pacs.spool import Spool
+from scanloom.pipeline.pacs.ledger import Ledger, Run, run_name
 
 pytestmark = UNCLOSED_SOCKETS
 
@@ -226,14 +225,9 @@ def test_a_study_that_ends_the_program_every_time_is_given_up_and_may_be_sent_ag
     with running_node(tmp_path / "node", options={"quiet_s": 60.0}) as node:
         send(node.port, files)
         study = node.study
-    name = ""
-    for attempt in range(1, 4):  # as a kill leaves it
-        ledger, spool = Ledger(node.spool.study), node.spool
-        from scanloom.pipeline.pacs.ledger import run_name
-
-        name = run_name(study, spool.images(study), "0" * 16)
-        run = Run(name, "0" * 16, sorted(spool.images(study)), "computing", attempt)
-        ledger.change(study, lambda state, run=run: setattr(state, "runs", [run]))
+    images, ledger = sorted(node.spool.images(study)), Ledger(node.spool.study)
+    killed = Run(run_name(study, images, "0" * 16), "0" * 16, images, "computing", attempts=3)
+    ledger.change(study, lambda state: state.runs.append(killed))
     with running_node(tmp_path / "node", compute) as node:
         node.wait_to_say("the program ended 3 times while this study was computed")
         assert compute.sets == []
@@ -337,11 +331,3 @@ def test_stopping_waits_for_the_study_in_hand_and_gives_the_port_back(tmp_path: 
     assert node.state() == "finished"
     with running_node(tmp_path / "node", receiving={"port": node.port}), associated(node.port) as association:
         assert association.is_established
-
-
-def test_a_delivery_is_waiting_until_it_is_written_down(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, min_free_bytes=0)
-    (tmp_path / "studies" / "one").mkdir()
-    run = Run("r", "b", [], "done", deliveries={"PACS@h:1": Delivery()})
-    state = Ledger(spool.study).change("one", lambda state: state.runs.append(run))
-    assert state.status == "forwarding"
