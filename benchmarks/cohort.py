@@ -7,11 +7,12 @@ many patients. Each round runs every way once, in turn, each in a process of its
 all. Serial is the three stages of a case in one process, one case after the other, timed one by one; it gives
 
     slowest     seconds a study of the slowest stage, over those that do it: what no overlap can beat
-    cores       CPU seconds a study, over the processors of the machine: what nothing at all can beat here
+    cores       CPU seconds a study, over the processors that were left: what nothing at all can beat here
 
 and overlap is the larger of the two over the seconds a study that were measured. Those count from the end of the first
 eighth of the cases to the end of the last, so that importing, loading and starting Ray are left out; "whole" is the
-wall time of all of it. Medians, and ranges in brackets.
+wall time of all of it. "left" is how many processors other programs left to the way while it ran. Medians, and ranges
+in brackets.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import psutil
@@ -34,6 +35,7 @@ from measure import machine, spread, versions
 
 BUNDLE = "hippocampus_mr_unet"
 STAGES = ("read", "label", "write")
+SAMPLED_S = 0.5
 KEPT_SERIES = (1, 2)
 """Of the DICOM study: the scout and the one T1 series that the bundle's rule takes."""
 
@@ -164,10 +166,27 @@ def run_rounds(cohort: Path, scratch: Path, ways: list[str], rounds: int) -> dic
     for number in range(rounds):
         for way in ways:
             command = [sys.executable, __file__, "--way", way, str(cohort), str(scratch / f"{way} {number}")]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+            line, left = _run_watched(command)
+            found[way].append(json.loads(line) | {"left": left})
             print(f"round {number + 1}, {way}: {found[way][-1]['study']:.3f} s a study", file=sys.stderr)
     return found
+
+
+def _run_watched(command: list[str]) -> tuple[str, float]:
+    """The last line that a command prints, and how many processors the machine's other programs left to it."""
+    start, idle, own = perf_counter(), psutil.cpu_times().idle, {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                root = psutil.Process(process.pid)
+                for one in (root, *root.children(recursive=True)):
+                    times = one.cpu_times()
+                    own[one.pid] = times.user + times.system
+            sleep(SAMPLED_S)
+        assert process.stdout is not None
+        line = process.stdout.read().splitlines()[-1]
+    wall = perf_counter() - start
+    return line, (sum(own.values()) + psutil.cpu_times().idle - idle) / wall
 
 
 def show(found: dict[str, list[dict[str, Any]]], count: int) -> None:
@@ -181,15 +200,18 @@ def show(found: dict[str, list[dict[str, Any]]], count: int) -> None:
         print(f"| {spread([one['cpu'][stage] for one in serial], 3)} |")
     seconds, cpu = _medians(serial, "seconds"), _medians(serial, "cpu")
     print(f"| sum | {sum(seconds.values()):.3f} | {sum(cpu.values()):.3f} |\n")
-    print("| | done | whole, s | seconds a study | studies an hour | slowest | cores | overlap |\n|---|" + 7 * "---|")
+    print(
+        "| | done | whole, s | seconds a study | studies an hour | slowest | left | cores | overlap |\n|---|"
+        + 8 * "---|"
+    )
     for way, rounds in found.items():
         slowest = max(seconds[stage] / hands for stage, hands in _hands(way, cores).items())
-        all_cores = sum(cpu.values()) / cores
-        study = [one["study"] for one in rounds]
+        study, left = ([one[key] for one in rounds] for key in ("study", "left"))
+        bounds = [sum(cpu.values()) / one for one in left]
         done, whole = min(one["done"] for one in rounds), spread([one["whole"] for one in rounds])
-        overlap = spread([max(slowest, all_cores) / one for one in study], 2)
+        overlap = spread([max(slowest, bound) / one for bound, one in zip(bounds, study, strict=True)], 2)
         print(f"| {way} | {done} | {whole} | {spread(study, 3)} | {3600 / statistics.median(study):.0f} ", end="")
-        print(f"| {slowest:.3f} | {all_cores:.3f} | {overlap} |")
+        print(f"| {slowest:.3f} | {statistics.median(left):.2f} | {statistics.median(bounds):.3f} | {overlap} |")
 
 
 def _hands(way: str, cores: int) -> dict[str, int]:

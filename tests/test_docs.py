@@ -16,6 +16,7 @@ BLOCKS = {
     "tracking.md": 1,
     "verdicts.md": 1,
     "bundles.md": 1,
+    "scale.md": 1,
     "pacs.md": 0,
 }
 """A page, and the least of its Python blocks."""
