@@ -116,8 +116,8 @@ class Store:
     def create(self, name: str, content: bytes) -> None:
         """Make a small file where there is none of its name, and change nothing where there is one.
 
-        Of several processes that do this at one time one makes it, if the store can see to that: S3, Google's store
-        and SFTP can. Of the others the file is looked for first.
+        Of several processes that do this at one time one makes it, if the store can see to that, as S3 can. In others
+        the file is looked for first.
         """
         files, root = self._opened()
         path = _joined(root, name)
