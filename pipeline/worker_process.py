@@ -94,7 +94,7 @@ class WorkerProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=None if self.shows_errors else subprocess.DEVNULL,
                 env={**os.environ, **self.environment},
-                start_new_session=True,  # Ctrl-C is for this process, which ends the worker
+                process_group=0,  # Ctrl-C is for this process, which ends the worker; priorities count within a session
             )
         ours.settimeout(self.patience_seconds)
         self._channel = ours

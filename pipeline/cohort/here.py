@@ -7,8 +7,9 @@ thread, where torch's threads are warm. At most four scans are held at a time, f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from queue import SimpleQueue
 from threading import Condition
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 Done = Callable[[int, CaseResult], None]
 """What is told of a case that has ended: the number of its input, and how."""
-HELD = 4
-"""Scans that may be held: one read ahead, one waiting, one being labelled, one being written."""
+WRITERS = 2
+"""Cases that may be written at a time."""
+HELD = 2 + WRITERS
+"""Scans that may be held: one read ahead, one being labelled, and those being written."""
 ROOM = 4
 """Times the bytes of a scan that are to be free before it is read while others are held."""
 LOOK_AGAIN_SECONDS = 0.2
@@ -115,20 +118,23 @@ def _fits(size: int) -> bool:
 
 
 class Writing:
-    """Writes each case behind the next one, which is labelled meanwhile; one at a time.
+    """Writes cases behind the one that is labelled, two at a time where writing takes longer than labelling.
 
     Args:
         job: what is written of, and where to.
         room: told when a case is done.
         done: told of each case, from a thread of its own where written aside.
-        aside: write in another process; else in this one, at once.
+        aside: write in other processes; else in this one, at once.
     """
 
     def __init__(self, job: Job, room: Room, done: Done, aside: bool) -> None:
         self.job, self.room, self.done = job, room, done
-        self._writer = WriterProcess(job) if aside and IS_POSSIBLE else None
-        self._thread = ThreadPoolExecutor(1, "write")
-        self._last: Future[None] | None = None
+        self._writers = [WriterProcess(job)] if aside and IS_POSSIBLE else []
+        self._free = SimpleQueue[WriterProcess]()
+        for writer in self._writers:
+            self._free.put(writer)
+        self._threads = ThreadPoolExecutor(WRITERS, "write")
+        self._under_way: set[Future[None]] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -138,31 +144,39 @@ class Writing:
     ) -> None:
         """Waits for what is being written, however the run ends."""
         try:
-            self._settle()
+            self._settle(0)
         finally:
-            if self._writer is not None:
-                self._writer.close()
-            self._thread.shutdown()
+            for writer in self._writers:
+                writer.close()
+            self._threads.shutdown()
 
     def __call__(self, number: int, result: CaseResult, scan: Scan, labelled: Labelled) -> None:
-        """Write a case as soon as the one before is written; returns before it is."""
-        self._settle()
-        if self._writer is None:
-            self._write(number, result, scan, labelled)
-        else:
-            self._last = self._thread.submit(self._write, number, result, scan, labelled)
+        """Write a case as soon as a process is free for it; returns before it is written."""
+        if not self._writers:
+            self._write(None, number, result, scan, labelled)
+            return
+        self._settle(WRITERS - 1)
+        if self._free.empty() and len(self._writers) < WRITERS:
+            self._writers.append(WriterProcess(self.job))
+            self._free.put(self._writers[-1])
+        self._under_way.add(self._threads.submit(self._write, self._free.get(), number, result, scan, labelled))
 
-    def _write(self, number: int, result: CaseResult, scan: Scan, labelled: Labelled) -> None:
+    def _write(
+        self, writer: WriterProcess | None, number: int, result: CaseResult, scan: Scan, labelled: Labelled
+    ) -> None:
         try:
-            if self._writer is None:
-                finished = finish_case(result, scan, labelled, self.job)
-            else:
-                finished = self._writer(result, scan, labelled)
+            finished = (
+                finish_case(result, scan, labelled, self.job) if writer is None else writer(result, scan, labelled)
+            )
         finally:
             self.room.give()
+            if writer is not None:
+                self._free.put(writer)
         self.done(number, finished)
 
-    def _settle(self) -> None:
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+    def _settle(self, most: int) -> None:
+        """Returns when no more than so many cases are being written; raises what one of them raised."""
+        while len(self._under_way) > most or any(one.done() for one in self._under_way):
+            ended, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
+            for one in ended:
+                one.result()

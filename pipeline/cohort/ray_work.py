@@ -18,7 +18,7 @@ from ..bundle import open_bundle
 from ..bundle_files import bundle_files
 from ..prediction import CaseResult
 from .job import Input, Job
-from .stages import CaseReader, Labelled, Labeller, Scan, finish_case
+from .stages import CaseReader, Labelled, Labeller, Scan, finish_case, give_way
 
 Boxed = tuple[Any]
 """An object reference that Ray hands over as it is, instead of what it stands for."""
@@ -32,6 +32,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def read_case(job: Boxed, number: int, given: Input) -> tuple[CaseResult, Scan | None]:
     """The first stage of a case. The volume is in memory: what a node has unpacked no other node can map."""
     _be_quiet()
+    give_way()
     result, scan = _reader(job[0])(number, given)
     if scan is not None and scan.volume.is_mapped:
         scan = replace(scan, volume=replace(scan.volume, array=scan.volume.array.copy(order="K")))
@@ -41,6 +42,7 @@ def read_case(job: Boxed, number: int, given: Input) -> tuple[CaseResult, Scan |
 def write_case(job: Boxed, result: CaseResult, scan: Scan, labelled: Labelled) -> CaseResult:
     """The last stage of a case."""
     _be_quiet()
+    give_way()
     return finish_case(result, scan, labelled, _job(job[0]))
 
 

@@ -15,7 +15,7 @@ from ..messages import receive, send
 from ..prediction import CaseResult, log
 from ..worker_process import WorkerEndedError, WorkerProcess
 from .job import Job
-from .stages import Labelled, Scan, finish_case
+from .stages import Labelled, Scan, finish_case, give_way
 
 ATTEMPTS = 2
 
@@ -58,6 +58,7 @@ class WriterProcess:
 def main() -> None:
     """Answers requests on the socket until it is closed."""
     warnings.simplefilter("ignore")
+    give_way()
     channel = socket.socket(fileno=int(sys.argv[1]))
     while (request := receive(channel)) is not None:
         send(channel, finish_case(*request[0]))
