@@ -136,7 +136,9 @@ def write_case(
     if {*chosen} - NOT_DICOM:
         from .dicom_objects import write_dicom_objects
 
-        objects, refusals = write_dicom_objects(folder, chosen, labels, measurements, volume, bundle, source)
+        objects, refusals = write_dicom_objects(
+            folder, chosen, labels, measurements, volume, bundle, source, facts.verdict
+        )
         written |= objects
     if pages:
         names = [path.name for path in written.values()]

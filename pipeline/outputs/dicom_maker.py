@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from ..bundle import Bundle
 from ..errors import StudyError
+from ..verdict import OK, Verdict
 from .seg_segments import LONG_STRING
 
 
@@ -19,6 +20,20 @@ def equipment(bundle: Bundle) -> dict[str, str]:
         "software_versions": version("scanloom"),
         "device_serial_number": bundle.weights_sha256,
     }
+
+
+def series_description(bundle: Bundle, what: str, verdict: Verdict | None) -> str:
+    """SeriesDescription (0008,103E), which a PACS lists: it says where a result is not to be taken as it is.
+
+    Args:
+        bundle: what made the series.
+        what: it holds.
+        verdict: on the case; None where there is none.
+    """
+    end = f" {what}"
+    if verdict is not None and verdict.status != OK:
+        end += f", verdict {verdict.status}"
+    return bundle.name[: LONG_STRING - len(end)] + end
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import StudyError
+from ..verdict import Verdict
 from ..volume import Volume
 from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_seg import write_dicom_seg
@@ -34,6 +35,7 @@ def write_dicom_objects(
     volume: Volume,
     bundle: Bundle,
     source: DicomSource | StudyError | None = None,
+    verdict: Verdict | None = None,
 ) -> tuple[dict[str, Path], dict[str, StudyError]]:
     """Write those of FILES that are among the formats; return name -> path, and format -> what stopped it.
 
@@ -47,6 +49,7 @@ def write_dicom_objects(
         volume: a DICOM volume.
         bundle: names labels and weights.
         source: what `source_or_reason` says of the volume; None asks it.
+        verdict: on the case, for the series' descriptions.
     Raises:
         UsageError, BundleError, PipelineError: as the writers.
     """
@@ -63,12 +66,14 @@ def write_dicom_objects(
             if name == "rtstruct":
                 from .rtstruct import write_rtstruct  # scikit-image is slow to import
 
-                write_rtstruct(path, labels, volume, bundle, source)
+                write_rtstruct(path, labels, volume, bundle, source, verdict)
             elif name != "dicom-sr":
-                made = write_dicom_seg(path, labels, volume, bundle, source, labelmap=name == "dicom-seg-labelmap")
+                made = write_dicom_seg(
+                    path, labels, volume, bundle, source, labelmap=name == "dicom-seg-labelmap", verdict=verdict
+                )
                 segmentation = segmentation or made
             elif segmentation is not None:
-                write_dicom_sr(path, measurements, volume, bundle, segmentation, source)
+                write_dicom_sr(path, measurements, volume, bundle, segmentation, source, verdict)
             else:
                 raise next(iter(refusals.values()))  # what stopped the segmentation that it would refer to
         except StudyError as error:

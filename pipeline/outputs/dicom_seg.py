@@ -16,11 +16,12 @@ from pydicom.uid import CTImageStorage, generate_uid
 
 from ..bundle import Bundle
 from ..dicom_reading import quiet_dicom
+from ..verdict import Verdict
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
-from .dicom_maker import equipment, refusing
+from .dicom_maker import equipment, refusing, series_description
 from .dicom_planes import DicomSource, WrittenSegmentation
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING, describe_segments
@@ -41,6 +42,7 @@ def write_dicom_seg(
     source: DicomSource | None = None,
     *,
     labelmap: bool = False,
+    verdict: Verdict | None = None,
 ) -> WrittenSegmentation:
     """Write a segmentation: one segment a label of the bundle, also those without a voxel in this case.
 
@@ -57,6 +59,7 @@ def write_dicom_seg(
         source: what `read_source` says of the volume; None reads it.
         labelmap: write a Label Map Segmentation (one frame a plane, segment numbers as pixels) instead of a BINARY one
             (one frame a plane and segment), which more software reads.
+        verdict: on the case, for the series' description.
     Raises:
         UsageError: the volume does not come from DICOM.
         StudyError: the source instances do not allow a segmentation.
@@ -67,7 +70,8 @@ def write_dicom_seg(
     require_dicom(volume, "dicom-seg-labelmap" if labelmap else "dicom-seg")
     source = source or read_source(volume)
     with quiet_dicom():
-        segmentation = _build(source, _segment_frames(labels, source, bundle), bundle, labelmap)
+        description = series_description(bundle, "label map" if labelmap else "labels", verdict)
+        segmentation = _build(source, _segment_frames(labels, source, bundle), bundle, labelmap, description)
         _refer(segmentation, source)
         write_dicom(path, segmentation)
     return WrittenSegmentation(
@@ -92,7 +96,9 @@ def _segment_frames(labels: np.ndarray, source: DicomSource, bundle: Bundle) -> 
     return frames
 
 
-def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bool) -> hd.seg.Segmentation:
+def _build(
+    source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bool, description: str
+) -> hd.seg.Segmentation:
     kinds = hd.seg.SegmentationTypeValues
     copies = frames.itemsize if labelmap else len(bundle.labels) / 8
     with refusing(source.case, "DICOM SEG", "Predict with --format nifti."):
@@ -109,7 +115,7 @@ def _build(source: DicomSource, frames: np.ndarray, bundle: Bundle, labelmap: bo
             content_label="LABELS",
             content_description=f"{bundle.name} {bundle.version}"[:LONG_STRING],
             content_creator_name="scanloom^",
-            series_description=f"{bundle.name} {'label map' if labelmap else 'labels'}"[:LONG_STRING],
+            series_description=description,
             omit_empty_frames=frames.size * copies > ALL_FRAMES_LIMIT_BYTES,
             specific_character_set=CHARACTER_SET,
         )

@@ -16,10 +16,11 @@ from pydicom.uid import generate_uid
 
 from ..bundle import Bundle, LabelClass
 from ..dicom_reading import quiet_dicom
+from ..verdict import Verdict
 from ..volume import Volume
 from .dicom_attributes import CHARACTER_SET
 from .dicom_file import write_dicom
-from .dicom_maker import equipment, refusing
+from .dicom_maker import equipment, refusing, series_description
 from .dicom_planes import DicomSource, WrittenSegmentation, uid_of
 from .dicom_source import read_source, require_dicom
 from .measure import LabelMeasurement
@@ -48,6 +49,7 @@ def write_dicom_sr(
     bundle: Bundle,
     segmentation: WrittenSegmentation,
     source: DicomSource | None = None,
+    verdict: Verdict | None = None,
 ) -> None:
     """Write the structured report.
 
@@ -58,6 +60,7 @@ def write_dicom_sr(
         bundle: gives the codes of the labels, and is named as the algorithm and the observing device.
         segmentation: the one of the same labels that the groups refer to, segment by segment.
         source: what `read_source` says of the volume; None reads it.
+        verdict: on the case, for the series' description.
     Raises:
         UsageError: the volume does not come from DICOM.
         StudyError: the source instances do not allow a report.
@@ -68,7 +71,8 @@ def write_dicom_sr(
     with quiet_dicom():
         instead = "Leave out --format dicom-sr; measurements.json holds the same numbers."
         with refusing(volume.case, "DICOM SR", instead):
-            report = _build(source, measurements, volume.modality or "", bundle, segmentation)
+            description = series_description(bundle, "measurements", verdict)
+            report = _build(source, measurements, volume.modality or "", bundle, segmentation, description)
         write_dicom(path, report)
 
 
@@ -78,6 +82,7 @@ def _build(
     modality: str,
     bundle: Bundle,
     segmentation: WrittenSegmentation,
+    description: str,
 ) -> Dataset:
     groups = [
         _group(number, label, measured, modality, bundle, source, segmentation)
@@ -96,7 +101,7 @@ def _build(
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         **equipment(bundle),
-        series_description=f"{bundle.name} measurements"[:LONG_STRING],
+        series_description=description,
         is_complete=True,
         specific_character_set=CHARACTER_SET,
     )

@@ -16,12 +16,13 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from ..bundle import Bundle, Code, LabelClass
 from ..dicom_reading import quiet_dicom
+from ..verdict import Verdict
 from ..volume import Volume
 from .checks import check_grid, check_named
 from .dicom_attributes import CHARACTER_SET
 from .dicom_contours import keyhole_contours
 from .dicom_file import write_dicom
-from .dicom_maker import equipment
+from .dicom_maker import equipment, series_description
 from .dicom_planes import DicomSource, SourcePlane
 from .dicom_source import read_source, require_dicom
 from .seg_segments import LONG_STRING
@@ -35,7 +36,12 @@ _DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 
 
 def write_rtstruct(
-    path: Path, labels: np.ndarray, volume: Volume, bundle: Bundle, source: DicomSource | None = None
+    path: Path,
+    labels: np.ndarray,
+    volume: Volume,
+    bundle: Bundle,
+    source: DicomSource | None = None,
+    verdict: Verdict | None = None,
 ) -> None:
     """Write the structure set; a plane's contours outline the labels of the slice that is nearest to it.
 
@@ -45,6 +51,7 @@ def write_rtstruct(
         volume: a DICOM volume.
         bundle: gives the names, codes and colours of the labels, and is named as the algorithm.
         source: what `read_source` says of the volume; None reads it.
+        verdict: on the case, for the series' description.
     Raises:
         UsageError: the volume does not come from DICOM.
         StudyError: the source instances do not allow a structure set.
@@ -56,7 +63,7 @@ def write_rtstruct(
     check_named(np.unique(labels), bundle)
     source = source or read_source(volume)
     with quiet_dicom():
-        structures = _head(source, bundle)
+        structures = _head(source, bundle, series_description(bundle, "contours", verdict))
         structures.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
         numbered = list(enumerate(bundle.labels, start=1))
         structures.StructureSetROISequence = [_region(number, label, source, bundle) for number, label in numbered]
@@ -65,7 +72,7 @@ def write_rtstruct(
         write_dicom(path, structures)
 
 
-def _head(source: DicomSource, bundle: Bundle) -> Dataset:
+def _head(source: DicomSource, bundle: Bundle, description: str) -> Dataset:
     """File meta information, patient, study, series, equipment, structure set and SOP common."""
     now = datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -78,7 +85,7 @@ def _head(source: DicomSource, bundle: Bundle) -> Dataset:
     head.Modality, head.OperatorsName = "RTSTRUCT", ""
     head.SeriesInstanceUID = generate_uid(prefix=None)
     head.SeriesNumber = SERIES_NUMBER_OFFSET + source.series_number
-    head.SeriesDescription = f"{bundle.name} contours"[:LONG_STRING]
+    head.SeriesDescription = description
     head.FrameOfReferenceUID, head.PositionReferenceIndicator = source.frame_of_reference, ""
     maker = equipment(bundle)
     head.Manufacturer, head.ManufacturerModelName = maker["manufacturer"], maker["manufacturer_model_name"]

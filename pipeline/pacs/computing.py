@@ -64,15 +64,15 @@ class BundleRun:
     Args:
         bundle: trusted.
         options: of the prediction; inputs and output are put in their places.
-        sends_rejected: results whose verdict is "reject" are results as others are.
-        every_series: where several series of a study fit the bundle, label each; else such a study is refused.
+        holds_rejected: hold results back whose verdict is "reject"; else they are as others, and say it.
+        one_series: refuse a study in which several series fit the bundle; else each is labelled.
     """
 
     def __init__(
-        self, bundle: Bundle, options: PredictOptions, sends_rejected: bool = False, every_series: bool = False
+        self, bundle: Bundle, options: PredictOptions, holds_rejected: bool = False, one_series: bool = False
     ) -> None:
         self._bundle, self._options = bundle, options
-        self._sends_rejected, self._every_series = sends_rejected, every_series
+        self._holds_rejected, self._one_series = holds_rejected, one_series
         self._loaded: list[Predictor] = []
 
     @property
@@ -80,7 +80,7 @@ class BundleRun:
         """16 hex digits for what decides the results: the same for the same weights, formats and settings."""
         bundle, options = self._bundle, self._options
         settings = [bundle.weights_sha256, bundle.version, *sorted(options.formats), options.precision]
-        settings += [str(self._sends_rejected), str(self._every_series)]
+        settings += [str(self._holds_rejected), str(self._one_series)]
         return hashlib.sha256("\n".join(map(str, settings)).encode()).hexdigest()[:16]
 
     def __call__(self, images: Path, output: Path) -> Labelled:
@@ -88,8 +88,8 @@ class BundleRun:
         first = self._predict(images, output, None)
         if not isinstance(first.error, AmbiguousSeriesError) or not first.error.candidates:
             return self._judged(first)
-        if not self._every_series:
-            return Labelled(REFUSED, f"{first.error} Or listen with --every-series.")
+        if self._one_series:
+            return Labelled(REFUSED, f"{first.error} Or listen without --one-series.")
         each = []
         for series in first.error.candidates:
             ended = self._judged(self._predict(images, output, series.case))
@@ -117,5 +117,5 @@ class BundleRun:
             return Labelled(REFUSED if result.status == "refused" else FAILED, str(result.error))
         verdict = result.verdict
         line = f"{result.case}, verdict {verdict.line}" if verdict else str(result.case)
-        rejected = verdict is not None and verdict.status == REJECT and not self._sends_rejected
+        rejected = verdict is not None and verdict.status == REJECT and self._holds_rejected
         return Labelled(HELD if rejected else DONE, line)

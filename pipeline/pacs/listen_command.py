@@ -62,11 +62,11 @@ def listen(
         Literal["torch", "openvino", "onnxruntime"], typer.Option(help="What runs the network.")
     ] = "torch",
     trust_bundle: Annotated[bool, typer.Option(help="Run a bundle that is not ours; its config is code.")] = False,
-    send_rejected: Annotated[
-        bool, typer.Option("--send-rejected", help="Forward results whose verdict is reject, too.")
+    hold_rejected: Annotated[
+        bool, typer.Option("--hold-rejected", help="Hold results back whose verdict is reject.")
     ] = False,
-    every_series: Annotated[
-        bool, typer.Option("--every-series", help="Where several series of a study fit the bundle, segment each.")
+    one_series: Annotated[
+        bool, typer.Option("--one-series", help="Refuse studies in which several series fit the bundle.")
     ] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this node: listen by TLS alone.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM without a password.")] = None,
@@ -136,7 +136,7 @@ def listen(
     )
     with _ended_gently(), locked(folder), ExitStack() as stack:
         spool = _spool(folder, max_spool_gb, max_study_gb, min_free_gb)
-        compute, counters = BundleRun(found, options, send_rejected, every_series), Metrics()
+        compute, counters = BundleRun(found, options, hold_rejected, one_series), Metrics()
         node = Node(
             NodeOptions(destinations, quiet, keep, keep_days),
             receiving,

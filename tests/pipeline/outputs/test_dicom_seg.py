@@ -11,6 +11,8 @@ import pytest
 from pydicom.dataset import Dataset
 from scanloom.pipeline.errors import BundleError, PipelineError, StudyError, UsageError
 from scanloom.pipeline.outputs import dicom_seg, write_dicom_seg
+from scanloom.pipeline.outputs.dicom_maker import series_description
+from scanloom.pipeline.verdict import Reason, Verdict
 from scanloom.pipeline.volume import SourceSlice, Volume
 
 TILT = np.deg2rad(6)
@@ -234,6 +236,27 @@ def test_the_two_kinds_of_one_series_can_be_told_apart(tmp_path, make_volume, wr
         kinds.append(pydicom.dcmread(tmp_path / "seg.dcm"))
     assert kinds[0].SeriesNumber != kinds[1].SeriesNumber
     assert [kind.SeriesDescription for kind in kinds] == ["test_bundle labels", "test_bundle label map"]
+
+
+@pytest.mark.parametrize(
+    ("severity", "expected"),
+    [(None, "test_bundle labels"), ("check", "test_bundle labels, verdict check")],
+)
+def test_a_pacs_lists_what_is_not_to_be_taken_as_it_is(
+    tmp_path, make_volume, write_dicom_volume, bundle, severity, expected
+):
+    volume = write_dicom_volume(make_volume((6, 5, 4), AXIAL))
+    verdict = Verdict((Reason("spacing", severity, "voxels of 9 mm"),) if severity else ())
+    write_dicom_seg(tmp_path / "seg.dcm", np.ones((6, 5, 4), np.uint8), volume, bundle, verdict=verdict)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").SeriesDescription == expected
+
+
+def test_a_long_name_of_a_bundle_leaves_the_verdict_whole(bundle):
+    long = replace(bundle, metadata={**bundle.metadata, "name": "n" * 80})
+    rejected = Verdict((Reason("spacing", "reject", "voxels of 9 mm"),))
+    description = series_description(long, "measurements", rejected)
+    assert len(description) == 64
+    assert description.endswith("n measurements, verdict reject")
 
 
 def test_no_voxel_of_any_label_still_gives_the_whole_grid(tmp_path, make_volume, write_dicom_volume, bundle):

@@ -48,10 +48,10 @@ def test_a_case_that_went_well_is_done_with_its_verdict(monkeypatch: pytest.Monk
     assert done == Labelled("done", "mr-2, verdict ok")
 
 
-def test_what_is_not_to_be_used_is_held_back_unless_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    held = ended(monkeypatch, tmp_path, {None: CaseResult("mr-1", verdict=REJECTED)})
+def test_what_is_not_to_be_used_is_held_back_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held = ended(monkeypatch, tmp_path, {None: CaseResult("mr-1", verdict=REJECTED)}, holds_rejected=True)
     assert held == Labelled("held", "mr-1, verdict reject: voxels of 9 mm")
-    sent = ended(monkeypatch, tmp_path, {None: CaseResult("mr-2", verdict=REJECTED)}, sends_rejected=True)
+    sent = ended(monkeypatch, tmp_path, {None: CaseResult("mr-2", verdict=REJECTED)})
     assert sent.status == "done"
 
 
@@ -64,8 +64,9 @@ def test_a_refusal_and_a_failure_are_told_apart(monkeypatch: pytest.MonkeyPatch,
 def test_several_series_are_refused_or_each_is_labelled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results = {None: several("a", "b", "c"), "a": CaseResult("a"), "b": CaseResult("b", verdict=REJECTED)}
     results["c"] = CaseResult("c", status="refused", error=GeometryError("no c"))
-    assert ended(monkeypatch, tmp_path, results) == Labelled("refused", "2 fit. Or listen with --every-series.")
-    every = ended(monkeypatch, tmp_path, results, every_series=True)
+    refused = ended(monkeypatch, tmp_path, results, one_series=True)
+    assert refused == Labelled("refused", "2 fit. Or listen without --one-series.")
+    every = ended(monkeypatch, tmp_path, results, holds_rejected=True)
     assert every == Labelled("done", "a; b, verdict reject: voxels of 9 mm; no c")
     sent = [file.parent.name for file in (tmp_path / "out").glob("*/*.dcm")]
     assert sent == ["a"]
@@ -79,8 +80,8 @@ def test_another_bundle_or_setting_has_another_digest() -> None:
         BundleRun(other, OPTIONS),
         BundleRun(BUNDLE, replace(OPTIONS, formats=("dicom-seg",))),
         BundleRun(BUNDLE, replace(OPTIONS, precision="bf16")),
-        BundleRun(BUNDLE, OPTIONS, sends_rejected=True),
-        BundleRun(BUNDLE, OPTIONS, every_series=True),
+        BundleRun(BUNDLE, OPTIONS, holds_rejected=True),
+        BundleRun(BUNDLE, OPTIONS, one_series=True),
     ]
     assert len({run.digest for run in runs}) == len(runs)
     assert BundleRun(BUNDLE, replace(OPTIONS, formats=("dicom-sr", "dicom-seg"))).digest == runs[0].digest

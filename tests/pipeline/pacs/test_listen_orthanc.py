@@ -91,10 +91,10 @@ def test_a_study_with_several_series_that_fit_is_refused_or_every_one_is_labelle
 ) -> None:
     place = f"{orthanc.aet}@127.0.0.1:{orthanc.dicom_port}"
     words = ["-b", BUNDLE, "--forward", place, "--quiet", "1"]
-    with listening(tmp_path, *words) as node:
+    with listening(tmp_path, *words, "--one-series") as node:
         store(node, whole_study)
         node.wait_to_say("refused: 5 series found, 2 fit")
-    with listening(tmp_path, *words, "--every-series", log="every.log") as node:
+    with listening(tmp_path, *words, log="every.log") as node:
         store(node, whole_study)
         node.wait_to_say(rf"sent to {place} \(4 objects\)")
     assert len(of_modality(orthanc, "SEG")) == len(of_modality(orthanc, "SR")) == 2
