@@ -118,7 +118,7 @@ def _lists(nested: Any) -> Any:
 def _answer(result: CaseResult) -> dict[str, str]:
     labels = b""
     if result.folder is not None and "labels.nii.gz" in result.files:
-        labels = (result.folder / "labels.nii.gz").read_bytes()
+        labels = (Path(result.folder) / "labels.nii.gz").read_bytes()
     return {
         "case": result.case or "",
         "status": result.status,
