@@ -48,7 +48,7 @@ def atomic(path: Path, *, needs_bytes: int = 0, check: Check | None = None) -> I
         _flush(temporary)
         _require_whole(temporary, path, check)
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         reason = f"{path}: can not be written ({error.strerror or type(error).__name__}). "
         room = _room(path, max(needs_bytes, _size(temporary) + 1)) if error.errno in NO_ROOM else ""
@@ -146,7 +146,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Wait until the rename is on the disk; only POSIX can open a folder for it."""
     if os.name != "posix":
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import warnings
 import zlib
@@ -12,6 +11,8 @@ from typing import Any
 
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
+
+from .silent_loggers import silent_loggers
 
 UNREADABLE = (
     OSError,
@@ -39,17 +40,9 @@ UNREADABLE = (
 @contextmanager
 def quiet_dicom() -> Iterator[None]:
     """Within it pydicom and highdicom warn and log nothing: their messages quote values, which may be the patient's."""
-    loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silent_loggers("highdicom", "pydicom"):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def element_text(dataset: Any, keyword: str) -> str:

@@ -27,6 +27,7 @@ SHARED = (
     "nifti_writer",
     "lock",
     "messages",
+    "silent_loggers",
     "shared_memory",
     "worker_process",
     "shear",

@@ -6,7 +6,6 @@ refused, so that neither token nor study goes where the user did not say; nothin
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from ..errors import PipelineError, StudyError, UsageError
+from ..silent_loggers import silent_loggers
 from .dicomweb_address import StudyAddress
 from .dicomweb_credentials import Credentials, trusted_authorities
 
@@ -146,15 +146,8 @@ class SilentAdapter(HTTPAdapter):
 @contextmanager
 def quiet_http() -> Iterator[None]:
     """Within it the HTTP libraries log nothing: they log URLs, and so UIDs."""
-    loggers = [logging.getLogger(name) for name in ("dicomweb_client", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
+    with silent_loggers("dicomweb_client", "urllib3"):
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _media_type(response: requests.Response) -> Message:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from ..command import BundleOption, DevicesOption, PrecisionOption
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +28,7 @@ GB = 10**9
 
 def listen(
     aet: Annotated[str, typer.Option("--aet", help="Our AE title, which senders must call.")],
-    bundle: Annotated[
-        str,
-        typer.Option("--bundle", "-b", help="A bundle's name or folder, or models:/NAME@ALIAS of MLflow's registry."),
-    ],
+    bundle: BundleOption,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")],
     folder: Annotated[
         Path, typer.Option("--folder", "-o", help="Folder for what is received, and for the results.")
@@ -53,11 +51,8 @@ def listen(
         list[str] | None,
         typer.Option("--format", help="dicom-seg, dicom-sr …, as for predict; both of these if none is given."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …; cuda:0,cuda:1 share each scan.")] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(help="auto is bf16 where the bundle says that it does no harm and the device computes in it."),
-    ] = "auto",
+    device: DevicesOption = "auto",
+    precision: PrecisionOption = "auto",
     engine: Annotated[
         Literal["torch", "openvino", "onnxruntime"], typer.Option(help="What runs the network.")
     ] = "torch",

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..atomic import remove_left_overs
+from ..atomic import flush_folder, remove_left_overs
 from ..errors import UsageError
 from .instance import InstanceName
 
@@ -130,7 +130,7 @@ class Spool:
             _write(temporary, pieces)
             _make_folder(folder)
             temporary.replace(path)
-            _flush_folder(folder)
+            flush_folder(folder)
         except OSError as error:
             self._give_back(name.study, size)
             temporary.unlink(missing_ok=True)
@@ -169,7 +169,7 @@ class Spool:
         shutil.rmtree(target, ignore_errors=True)  # there where a full disk kept their end from being written down
         _flush_tree(folder)
         folder.replace(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
         self.clear_work(study)
         self.measure(study)
 
@@ -233,22 +233,14 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(folder.parent)
 
 
 def _flush_tree(folder: Path) -> None:
     """Wait until every file and folder below is on the disk."""
     for path in _walk(folder):
-        _flush_folder(path)  # a file is flushed in the same way
-    _flush_folder(folder)
+        flush_folder(path)  # a file is flushed in the same way
+    flush_folder(folder)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
