@@ -54,8 +54,8 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that says what goes wrong, known to every process of the cluster."""
+def faults(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[Path]:
+    """The folder that says what goes wrong, known to every process of the cluster, as is a store."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "faults.py").write_text(FAULTS)
     folder = tmp_path_factory.mktemp("faults")
@@ -63,6 +63,10 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SCANLOOM_TEST_FAULTS", str(folder))
         patch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
         patch.syspath_prepend(str(modules))
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrNotAKeyOfAnybody")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", s3_server)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_health_check_period_ms", "500")
         patch.setenv("RAY_health_check_failure_threshold", "4")
@@ -129,7 +133,7 @@ def cohort(tmp_path: Path) -> Path:
     return folder
 
 
-def run(cluster: Any, bundle: Bundle, cohort: Path, out: Path, **settings: Any) -> dict[str, CaseResult]:
+def run(cluster: Any, bundle: Bundle, cohort: Path, out: Path | str, **settings: Any) -> dict[str, CaseResult]:
     """The results by case, told apart from how often each was told."""
     options = PredictOptions(
         [cohort], out, cohort=True, cluster=cluster.address, trust_bundle=True, pages=False, **settings
@@ -159,7 +163,7 @@ def rows(out: Path) -> dict[str, str]:
         return {row["case"]: row["status"] for row in csv.DictReader(file)}
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -248,18 +252,21 @@ def test_a_killed_reader_or_writer_loses_no_study(
     cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, title: str
 ) -> None:
     killed: list[int] = []
+    ended = threading.Event()
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 90
-        while not killed and time.monotonic() < deadline:
+        while not killed and not ended.wait(0.01):
             for process in processes(title):
                 process.kill()
                 killed.append(process.pid)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    results = run(cluster, bundle, cohort, tmp_path / "out")
-    killer.join()
+    try:
+        results = run(cluster, bundle, cohort, tmp_path / "out")
+    finally:
+        ended.set()
+        killer.join()
     assert killed
     assert statuses(results) == all_but()
 
@@ -306,6 +313,22 @@ def test_a_killed_driver_is_started_again_and_does_only_what_is_left(
     assert not list((tmp_path / "out").rglob(".part-*"))
     for name in ended:
         assert nib.load(tmp_path / "out" / name / "labels.nii.gz").shape == (12, 13, 14)
+
+
+def test_results_go_to_a_store_from_every_node_and_are_found_there_again(
+    cluster: Any, bundle: Bundle, cohort: Path, bucket: str
+) -> None:
+    import s3fs
+
+    results = run(cluster, bundle, cohort, f"s3://{bucket}/out")
+    assert statuses(results) == all_but()
+    files = s3fs.S3FileSystem()
+    names = {path.rpartition("/")[2] for path in files.ls(f"{bucket}/out/scan0")}
+    assert names >= {"labels.nii.gz", "measurements.csv", "preview.png", "report.json"}
+    with files.open(f"{bucket}/out/summary.csv", "r", newline="") as file:
+        assert {row["case"]: row["status"] for row in csv.DictReader(file)} == all_but()
+    again = run(cluster, bundle, cohort, f"s3://{bucket}/out", skip_existing=True)
+    assert statuses(again) == dict.fromkeys(all_but(), "skipped")
 
 
 def test_an_address_where_nothing_listens_is_said_at_once(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
