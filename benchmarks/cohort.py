@@ -32,6 +32,7 @@ from typing import Any
 
 import psutil
 from measure import machine, spread, versions
+from scanloom.pipeline.cohort.here import WRITERS
 
 BUNDLE = "hippocampus_mr_unet"
 STAGES = ("read", "label", "write")
@@ -215,9 +216,9 @@ def show(found: dict[str, list[dict[str, Any]]], count: int) -> None:
 
 
 def _hands(way: str, cores: int) -> dict[str, int]:
-    """Stage -> how many cases may be in it at a time: one each, but on Ray reading and writing are tasks."""
+    """Stage -> how many cases may be in it at a time: here two may be written, on Ray reading and writing are tasks."""
     if not way.startswith("ray"):
-        return dict.fromkeys(STAGES, 1)
+        return dict.fromkeys(STAGES, 1) | {"write": WRITERS if way == "overlapped" else 1}
     return {"read": cores, "label": int(way.split()[1]), "write": cores}
 
 

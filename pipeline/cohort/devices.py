@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayError
 
 from ..prediction import log
 from ..progress import Report
@@ -88,6 +88,9 @@ class Devices:
         place = await self._taken(but)
         try:
             yield place
+        except ObjectLostError:  # the scan has left with its node before it came here
+            await self._give(place)
+            raise
         except RayError as error:
             self._ready.discard(place)
             ray.kill(place.actor)
