@@ -80,7 +80,7 @@ async def _every_input(job: Job, done: Done, report: Report) -> None:
     under_way = asyncio.Semaphore(HELD_BY_DEVICE * share.devices)
     ended = 0
     async with Devices(asked, ray.put(files_of(job.bundle.folder)), share, report) as devices:
-        cases = _Cases(asked, devices)
+        cases = _Cases(asked, devices, share.hands)
 
         async def one(number: int, given: Input) -> None:
             nonlocal ended
@@ -133,10 +133,13 @@ class _Cases:
     Args:
         job: a reference to what is asked for.
         devices: that label.
+        hands: how many cases may be read or written at a time; more than there are processors would each only start
+            a process more.
     """
 
-    def __init__(self, job: Any, devices: Devices) -> None:
+    def __init__(self, job: Any, devices: Devices, hands: int) -> None:
         self._job, self._devices, self._names = (job,), devices, Names()
+        self._hands = asyncio.Semaphore(hands)
 
     async def ended(self, number: int, given: Input) -> CaseResult:
         """How the case of an input ended, after another attempt where that may help."""
@@ -160,8 +163,9 @@ class _Cases:
 
     async def _try(self, number: int, given: Input, attempt: _Attempt) -> CaseResult:
         """The three stages, as far as they come."""
-        told, scan = attempt.task(read_case, 2).remote(self._job, number, given)
-        result: CaseResult = await told
+        async with self._hands:
+            told, scan = attempt.task(read_case, 2).remote(self._job, number, given)
+            result: CaseResult = await told
         attempt.case = result.case
         self._names.claim(number, result)
         if result.error or result.status == "skipped":
@@ -171,7 +175,8 @@ class _Cases:
             result = await told
         if result.error:
             return result
-        written: CaseResult = await attempt.task(write_case, 1).remote(self._job, result, scan, labelled)
+        async with self._hands:
+            written: CaseResult = await attempt.task(write_case, 1).remote(self._job, result, scan, labelled)
         return written
 
 

@@ -30,11 +30,13 @@ class Share:
         devices: how many hold the bundle.
         cpus: processors of each, which is the number of its threads too; a part of one where several share one.
         gpus: of each, 1 or 0.
+        hands: processors of the cluster, which is how many cases may be read or written at a time; 2 at least.
     """
 
     devices: int
     cpus: float
     gpus: int
+    hands: int
 
     @property
     def threads(self) -> int:
@@ -90,16 +92,17 @@ def share_of(options: PredictOptions) -> Share:
         raise UsageError(f"--device {options.device}: in a cluster each device is one worker's. Use auto, cpu or cuda.")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    hands = max(2, int(sum(node["CPU"] for node in nodes)))
     if kind == "cuda" and not gpus:
         raise UsageError("--device cuda: the cluster has no GPU. Use --device auto, or add a node that has one.")
     if gpus and kind in ("auto", "cuda"):
-        return Share(options.workers or gpus, 1, 1)
+        return Share(options.workers or gpus, 1, 1, hands)
     if not nodes:
         raise UsageError(f"--cluster {options.cluster}: no node has a processor to give. Add one.")
     devices = options.workers or len(nodes)
     of_each_node = -(-devices // len(nodes))
     spare = min(node["CPU"] for node in nodes) - 1
-    return Share(devices, _whole(max(spare, 1) / of_each_node), 0)
+    return Share(devices, _whole(max(spare, 1) / of_each_node), 0, hands)
 
 
 def _whole(cpus: float) -> float:
