@@ -104,22 +104,22 @@ class _Attempt:
     """One attempt at a case.
 
     Attributes:
+        case: its name; until it has been read what the input is called, if it is.
         but: the device of the one before, which another shall take the place of.
         is_first: else its tasks are sent to another node, too, where there is one.
-        case: its name, as soon as it is known.
         place: the device that it was given.
     """
 
+    case: str | None
     but: Place | None = None
     is_first: bool = True
-    case: str | None = None
     place: Place | None = None
 
     def task(self, function: Callable[..., Any], returns: int) -> Any:
         """The function as a task, which Ray shall not try again by itself.
 
-        It claims no processor, so that devices that take all of them can not keep it waiting; how many there are at
-        a time is limited by the cases under way.
+        It claims no processor, so that devices that take all of them can not keep it waiting; `_Cases` limits how many
+        there are at a time.
         """
         strategy = "DEFAULT" if self.is_first else "SPREAD"
         return ray.remote(function).options(
@@ -145,7 +145,7 @@ class _Cases:
         """How the case of an input ended, after another attempt where that may help."""
         failures, losses, place = 0, 0, None
         while True:
-            attempt = _Attempt(but=place, is_first=not failures)
+            attempt = _Attempt(given.name, but=place, is_first=not failures)
             try:
                 result = await self._try(number, given, attempt)
                 if result.status != "failed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -63,9 +64,9 @@ def joined(address: str) -> Iterator[None]:
     try:
         ray.init(
             **where,
-            log_to_driver=log.isEnabledFor(10),
+            log_to_driver=log.isEnabledFor(logging.DEBUG),
             logging_level="warning",
-            configure_logging=log.isEnabledFor(10),
+            configure_logging=log.isEnabledFor(logging.DEBUG),
         )
     except Exception as error:  # whatever is wrong: no such address, another version, a refused token
         log.debug("no cluster", exc_info=error)

@@ -6,6 +6,7 @@ An error ends the case that it happened to and no other: a stage returns it in t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +127,7 @@ class CaseReader:
         self.studies = StudyProcess(
             options.max_voxels,
             names_of_source=options.names_of_source,
-            shows_errors=log.isEnabledFor(10),
+            shows_errors=log.isEnabledFor(logging.DEBUG),
             keeps=keeps,
         )
 
@@ -273,7 +274,7 @@ class Labeller:
         started = perf_counter()
         predictor = self.loaded[0]
         size = " x ".join(map(str, scan.volume.spatial_shape))
-        report(f"{result.case}: {size} voxels on {predictor.device_name}", 0.1)
+        report(f"{result.case}: {size} voxels on {predictor.device_name}", 0.0)
         labels = predictor(scan.volume.measured(), report)
         seconds["predict"] = perf_counter() - started
         return Labelled(

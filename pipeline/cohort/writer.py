@@ -6,6 +6,7 @@ process that feeds the device.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import warnings
@@ -29,7 +30,7 @@ class WriterProcess:
 
     def __init__(self, job: Job) -> None:
         self._job = job.travelling()
-        self._worker = WorkerProcess(__name__, shows_errors=log.isEnabledFor(10))
+        self._worker = WorkerProcess(__name__, shows_errors=log.isEnabledFor(logging.DEBUG))
 
     @property
     def pid(self) -> int | None:

@@ -338,6 +338,16 @@ def test_an_address_where_nothing_listens_is_said_at_once(bundle: Bundle, cohort
             predict(bundle, options)
 
 
+def test_what_was_lost_before_it_had_a_name_is_called_as_its_input_is() -> None:
+    from ray.exceptions import WorkerCrashedError
+    from scanloom.pipeline.cohort.on_ray import _Attempt, _lost
+
+    assert _lost(3, _Attempt("input-12345678"), WorkerCrashedError()).case == "input-12345678"
+    unnamed = _lost(3, _Attempt(None), WorkerCrashedError())
+    assert (unnamed.case, unnamed.status) == (None, "failed")
+    assert "input 4: the processes that worked on it ended, the last by WorkerCrashedError" in str(unnamed.error)
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cpu,cpu"])
 def test_devices_that_a_cluster_does_not_have_are_refused(
     cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, device: str
