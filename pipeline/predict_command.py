@@ -26,7 +26,7 @@ from .errors import StudyError, exit_status
 from .limits import MAX_VOXELS
 
 if TYPE_CHECKING:
-    from .pacs.dicomweb_address import StudyAddress
+    from .dicomweb import StudyAddress
     from .prediction import CaseResult
 
 SHOWN_CASES = 100
@@ -149,7 +149,7 @@ def _input(word: str) -> Path | StudyAddress:
     """What an input is: a path, or the address of a study on a server."""
     if "://" not in word:
         return Path(word)
-    from .pacs.dicomweb_address import StudyAddress
+    from .dicomweb import StudyAddress
 
     return StudyAddress.parse(word)
 

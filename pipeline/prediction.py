@@ -16,7 +16,7 @@ from .studies import Series
 from .verdict import Verdict
 
 if TYPE_CHECKING:
-    from .pacs.dicomweb_address import StudyAddress
+    from .dicomweb import StudyAddress
 
 log = logging.getLogger("scanloom.predict")
 

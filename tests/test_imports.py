@@ -127,3 +127,22 @@ def test_importing_the_networks_does_not_import_monai() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher"),
+    [
+        ("dicomweb", ("cohort", "pacs", "segment", "cli")),
+        ("cohort", ("pacs", "segment", "cli")),
+        ("pacs", ("cli",)),
+    ],
+)
+def test_what_stands_above_the_rooms_is_built_one_on_the_other(lower: str, higher: tuple[str, ...]) -> None:
+    wrong = [
+        f"{file.relative_to(REPOSITORY)} imports {name}"
+        for file, package in modules()
+        if within(package, f"scanloom.pipeline.{lower}")
+        for name in imports_of(file, package)
+        if any(within(name, f"scanloom.pipeline.{each}") for each in higher)
+    ]
+    assert wrong == []

@@ -15,7 +15,7 @@ from .destination import Destination
 from .inputs import studies_in
 
 if TYPE_CHECKING:
-    from ..pacs.dicomweb_address import StudyAddress
+    from ..dicomweb import StudyAddress
 STORED_FORMATS = ("nifti", "dicom-seg", "dicom-sr")
 """What is written of a study whose results go back to its server, unless something else is asked for."""
 

@@ -34,9 +34,9 @@ from .job import Input, Job
 from .storing import store_case
 
 if TYPE_CHECKING:
+    from ..dicomweb import StudyAddress
     from ..inference.predictor import Predictor
     from ..outputs import DicomSource
-    from ..pacs.dicomweb_address import StudyAddress
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class CaseReader:
         if isinstance(given.given, Path):
             yield given.given
             return
-        from ..pacs.dicomweb import fetch_study
+        from ..dicomweb import fetch_study
 
         with tempfile.TemporaryDirectory(prefix="scanloom-") as folder:
             modality = None if self.job.options.series else self.job.bundle.series_rule.modality

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..atomic import write_whole
 from ..bundle import file_sha256
+from ..dicomweb import StudyAddress
 from ..errors import PipelineError
-from ..pacs.dicomweb_address import StudyAddress
 
 RECEIPT = "stored.json"
 """In the case's folder: what was stored, and where."""
@@ -33,7 +33,7 @@ def store_case(folder: Path, names: Sequence[str], address: StudyAddress) -> lis
     receipt = {"server": address.server, "files": {file.name: file_sha256(file).hex() for file in files}}
     if _receipt_of(folder) == receipt:
         return []
-    from ..pacs.dicomweb import store_instances
+    from ..dicomweb import store_instances
 
     stored = store_instances(address, files)
     write_whole(folder / RECEIPT, (json.dumps(receipt, indent=2) + "\n").encode())

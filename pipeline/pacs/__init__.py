@@ -1,1 +1,1 @@
-"""Between scanloom and a hospital: a DICOM node that labels what it is sent, and studies fetched by DICOMweb."""
+"""A DICOM node: it takes studies from whom it may, labels them and sends the results to a PACS."""

@@ -12,8 +12,8 @@ import requests
 from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import PipelineError
 from ..progress import Report, silent
-from .dicomweb_address import StudyAddress
-from .dicomweb_server import DICOMwebClient, Server
+from .address import StudyAddress
+from .server import DICOMwebClient, Server
 
 MAX_ANSWER_BYTES = 64 * 2**20
 DUPLICATE = 0x0111

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from scanloom.pipeline.dicomweb import StudyAddress, is_dicomweb
 from scanloom.pipeline.errors import UsageError
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress, is_dicomweb
 
 STUDY, SERIES = "1.2.840.99.1", "1.2.840.99.1.7"
 
@@ -94,7 +94,7 @@ def test_an_address_travels_to_a_worker():
 
 def test_asking_whether_an_input_is_an_address_imports_no_client():
     code = (
-        "import sys; from scanloom.pipeline.pacs.dicomweb_address import is_dicomweb; "
+        "import sys; from scanloom.pipeline.dicomweb import is_dicomweb; "
         "print([name for name in ('requests', 'pydicom', 'dicomweb_client') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -17,8 +17,8 @@ from requests.adapters import HTTPAdapter
 
 from ..errors import PipelineError, StudyError, UsageError
 from ..silent_loggers import silent_loggers
-from .dicomweb_address import StudyAddress
-from .dicomweb_credentials import Credentials, trusted_authorities
+from .address import StudyAddress
+from .credentials import Credentials, trusted_authorities
 
 ANSWER_S = 3600.0
 """Longest wait for the whole of one answer."""

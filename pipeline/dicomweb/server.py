@@ -10,9 +10,9 @@ import requests
 
 from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import PipelineError, StudyError, UsageError
-from .dicomweb_address import StudyAddress
-from .dicomweb_credentials import CERTIFICATES
-from .dicomweb_session import CHECK_PATH, GuardedSession, quiet_http
+from .address import StudyAddress
+from .credentials import CERTIFICATES
+from .session import CHECK_PATH, GuardedSession, quiet_http
 
 try:
     from dicomweb_client.api import DICOMwebClient

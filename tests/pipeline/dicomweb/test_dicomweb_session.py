@@ -11,11 +11,11 @@ import traceback
 import pytest
 from dicomweb_double import Double, serving
 from factories import write_mr_series
+from scanloom.pipeline.dicomweb import StudyAddress
+from scanloom.pipeline.dicomweb import server as dicomweb_server
+from scanloom.pipeline.dicomweb.fetch import fetch_study
+from scanloom.pipeline.dicomweb.store import store_instances
 from scanloom.pipeline.errors import PipelineError, UsageError
-from scanloom.pipeline.pacs import dicomweb_server
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress
-from scanloom.pipeline.pacs.dicomweb_fetch import fetch_study
-from scanloom.pipeline.pacs.dicomweb_store import store_instances
 
 TOKEN = "hunter2-token"
 PASSWORD = "hunter2-password"
@@ -225,7 +225,7 @@ def test_without_the_client_the_error_names_the_extra():
     code = (
         "import sys; sys.modules['dicomweb_client'] = None\n"
         "from scanloom.pipeline.errors import UsageError\n"
-        "try:\n    from scanloom.pipeline.pacs import dicomweb_fetch\n"
+        "try:\n    from scanloom.pipeline.dicomweb import fetch\n"
         "except UsageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

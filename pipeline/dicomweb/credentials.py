@@ -12,7 +12,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_netrc_auth
 
 from ..errors import UsageError
-from .dicomweb_address import StudyAddress
+from .address import StudyAddress
 
 TOKEN = "SCANLOOM_DICOMWEB_TOKEN"
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")

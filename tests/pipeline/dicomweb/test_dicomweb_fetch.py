@@ -10,10 +10,12 @@ import pydicom
 import pytest
 from dicomweb_double import BOUNDARY, MULTIPART, Double, as_json, multipart, serving
 from factories import write_mr_series
+from scanloom.pipeline.dicomweb import StudyAddress
+from scanloom.pipeline.dicomweb import fetch as dicomweb_fetch
+from scanloom.pipeline.dicomweb import server as dicomweb_server
+from scanloom.pipeline.dicomweb import session as dicomweb_session
+from scanloom.pipeline.dicomweb.fetch import fetch_study
 from scanloom.pipeline.errors import PipelineError, StudyError, UsageError
-from scanloom.pipeline.pacs import dicomweb_fetch, dicomweb_server, dicomweb_session
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress
-from scanloom.pipeline.pacs.dicomweb_fetch import fetch_study
 
 
 @pytest.fixture(autouse=True)

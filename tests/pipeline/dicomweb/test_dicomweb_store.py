@@ -6,10 +6,10 @@ import pydicom
 import pytest
 from dicomweb_double import Double, serving
 from factories import write_mr_series
+from scanloom.pipeline.dicomweb import StudyAddress
+from scanloom.pipeline.dicomweb import server as dicomweb_server
+from scanloom.pipeline.dicomweb.store import Stored, store_instances
 from scanloom.pipeline.errors import PipelineError, UsageError
-from scanloom.pipeline.pacs import dicomweb_server
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress
-from scanloom.pipeline.pacs.dicomweb_store import Stored, store_instances
 
 
 @pytest.fixture(autouse=True)

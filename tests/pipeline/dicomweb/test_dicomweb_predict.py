@@ -13,8 +13,8 @@ import pydicom
 import pytest
 from orthanc import Orthanc, orthanc_fixture  # noqa: F401
 from scanloom.pipeline.demo import write_study
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress
-from scanloom.pipeline.pacs.dicomweb_store import store_instances
+from scanloom.pipeline.dicomweb import StudyAddress
+from scanloom.pipeline.dicomweb.store import store_instances
 
 SCANLOOM = [sys.executable, "-m", "scanloom.pipeline.cli"]
 

@@ -8,10 +8,10 @@ import pydicom
 import pytest
 from factories import make_affine, write_ct_series, write_mr_series
 from orthanc import Orthanc, orthanc_fixture, running_orthanc  # noqa: F401
+from scanloom.pipeline.dicomweb import StudyAddress
+from scanloom.pipeline.dicomweb.fetch import fetch_study
+from scanloom.pipeline.dicomweb.store import Stored, store_instances
 from scanloom.pipeline.errors import StudyError, UsageError
-from scanloom.pipeline.pacs.dicomweb_address import StudyAddress
-from scanloom.pipeline.pacs.dicomweb_fetch import fetch_study
-from scanloom.pipeline.pacs.dicomweb_store import Stored, store_instances
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from ..atomic import atomic_folder
 from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import StudyError
 from ..progress import Report, silent
-from .dicomweb_address import StudyAddress, is_uid
-from .dicomweb_server import DICOMwebClient, Server
+from .address import StudyAddress, is_uid
+from .server import DICOMwebClient, Server
 
 MAX_STUDY_BYTES = 32 * 2**30
 """A study of more is refused; the largest CT of a whole body is a tenth of it."""
