@@ -20,7 +20,7 @@ from scanloom.pipeline.pacs.receiving import ReceivingOptions
 from scanloom.pipeline.pacs.sending import Sender
 
 PLACES: dict[str, tuple[Any, str, bool]] = {
-    "while an instance is written": (spool, "_flush_folder", False),
+    "while an instance is written": (spool, "flush_folder", False),
     "after an instance is stored": (spool.Spool, "store", True),
     "after a run is begun": (runs.Runs, "begin", True),
     "before a run is computed": (FakeCompute, "__call__", False),
@@ -47,7 +47,7 @@ def kill_at(place: str) -> None:
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         calls.append(name)
-        in_time = len(calls) >= 8 if name in ("store", "_flush_folder") else True  # of the eight instances the last
+        in_time = len(calls) >= 8 if name in ("store", "flush_folder") else True  # of the eight instances the last
         result = whole(*args, **kwargs) if after or not in_time else None
         if in_time:
             os.kill(os.getpid(), signal.SIGKILL)
