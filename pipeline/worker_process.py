@@ -13,6 +13,8 @@ from typing import Any
 from .messages import receive, send
 
 IS_POSSIBLE = os.name == "posix"
+TICK = "tick"
+"""What a worker says to tell that it goes on."""
 
 
 class WorkerEndedError(Exception):
@@ -104,7 +106,3 @@ class WorkerProcess:
         status = self._process.wait() if self._process else 0
         self.stop()
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-
-
-TICK = "tick"
-"""What a worker says to tell that it goes on."""

@@ -13,6 +13,7 @@ from nodes import UNCLOSED_SOCKETS, FakeCompute, associated, fake_pacs, make_stu
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.pacs.computing import Labelled
 from scanloom.pipeline.pacs.ledger import Ledger, Run, run_name
+from scanloom.pipeline.pacs.node import Node
 
 pytestmark = UNCLOSED_SOCKETS
 
@@ -247,18 +248,23 @@ def test_a_destination_that_is_named_no_more_is_told(tmp_path: Path) -> None:
         assert len(node.spool.images(node.study)) == len(files)
 
 
+def fail_change(node: Node, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let that change of the node's ledger, counted from 1, end as on a full disk."""
+    change, calls = node.ledger.change, []
+
+    def change_or_fail(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == at:
+            raise PipelineError("state.json: can not be written (No space left on device).")
+        return change(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(node.ledger, "change", change_or_fail)
+
+
 def test_a_ledger_that_can_not_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, compute = make_study(tmp_path), FakeCompute()
     with running_node(tmp_path / "node", compute) as node:
-        change, calls = node.node.ledger.change, []
-
-        def fail_once(*args: object) -> object:
-            calls.append(args)
-            if len(calls) == 1:
-                raise PipelineError("state.json: can not be written (No space left on device).")
-            return change(*args)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(node.node.ledger, "change", fail_once)
+        fail_change(node.node, monkeypatch, at=1)
         send(node.port, files)
         node.wait_to_say("not finished, tried again: state.json: can not be written")
         node.wait_to_say("done")
@@ -270,15 +276,7 @@ def test_results_whose_end_can_not_be_written_down_are_not_lost(
 ) -> None:
     compute = FakeCompute()
     with fake_pacs() as pacs, running_node(tmp_path / "node", compute, destinations=[pacs.destination]) as node:
-        change, calls = node.node.ledger.change, []
-
-        def fail_second(*args: object) -> object:
-            calls.append(args)
-            if len(calls) == 2:
-                raise PipelineError("state.json: can not be written (No space left on device).")
-            return change(*args)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(node.node.ledger, "change", fail_second)
+        fail_change(node.node, monkeypatch, at=2)
         send(node.port, make_study(tmp_path))
         node.wait_to_say("not finished, tried again")
         node.wait_to_say("sent to")
