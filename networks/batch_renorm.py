@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .scriptable import plain_batch_norm
+from .scriptable import plain_batch_norm, standing_for
 
 
 class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
@@ -114,7 +114,7 @@ class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles in its place."""
-        return plain_batch_norm(self, nn.BatchNorm2d)
+        return standing_for(self, plain_batch_norm(self, nn.BatchNorm2d))
 
 
 class BatchRenorm3d(_BatchRenorm, nn.BatchNorm3d):
@@ -122,4 +122,4 @@ class BatchRenorm3d(_BatchRenorm, nn.BatchNorm3d):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles in its place."""
-        return plain_batch_norm(self, nn.BatchNorm3d)
+        return standing_for(self, plain_batch_norm(self, nn.BatchNorm3d))

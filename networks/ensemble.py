@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from .blocks import check_choice
-from .scriptable import ScriptableEnsemble
+from .scriptable import ScriptableEnsemble, standing_for
 
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
 
@@ -89,7 +89,7 @@ class Ensemble(nn.Module):
 
     def __prepare_scriptable__(self) -> ScriptableEnsemble:
         """What `torch.jit.script` compiles in its place."""
-        return ScriptableEnsemble(self)
+        return standing_for(self, ScriptableEnsemble(self))
 
     def _logarithms(self, logits: Tensor) -> list[Tensor]:
         """Of the probabilities; with sigmoid, of these and of what is left to 1."""

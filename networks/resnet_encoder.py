@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .blocks import BATCH_NORM, CONVOLUTION, MAX_POOL, check_choice
-from .scriptable import ScriptableZeroPaddedShortcut
+from .scriptable import ScriptableZeroPaddedShortcut, standing_for
 
 STEM_FEATURES = 64
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -175,7 +175,7 @@ class ZeroPaddedShortcut(nn.Module):
 
     def __prepare_scriptable__(self) -> ScriptableZeroPaddedShortcut:
         """What `torch.jit.script` compiles in its place."""
-        return ScriptableZeroPaddedShortcut(self.new_channels, self.stride)
+        return standing_for(self, ScriptableZeroPaddedShortcut(self.new_channels, self.stride))
 
 
 def _layer(plan: ResNetPlan, number: int, spatial_dims: int, shortcut: str) -> nn.Sequential:

@@ -22,7 +22,7 @@ from .blocks import (
 )
 from .pretrained import imagenet_file, load_encoder, read_state_dict
 from .resnet_encoder import STAGES, ResNetEncoder, ResNetPlan
-from .scriptable import ScriptableResNetUNet
+from .scriptable import ScriptableResNetUNet, standing_for
 
 STRIDE = 2  # of each of the encoder's five reductions
 DIVISOR = STRIDE ** len(STAGES)
@@ -134,7 +134,7 @@ class ResNetUNet(nn.Module):
 
     def __prepare_scriptable__(self) -> ScriptableResNetUNet:
         """What `torch.jit.script` compiles in its place."""
-        return ScriptableResNetUNet(self)
+        return standing_for(self, ScriptableResNetUNet(self))
 
     def train(self, mode: bool = True) -> ResNetUNet:
         """As `Module.train`, except that the frozen stages stay in evaluation mode."""

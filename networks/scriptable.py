@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .resnet_encoder import ResNetEncoder
     from .resnet_unet import ResNetUNet
     from .unet import UNet
+
+Replacement = TypeVar("Replacement", bound=nn.Module)
 
 
 class ScriptableUNet(nn.Module):
@@ -156,6 +158,16 @@ def plain_batch_norm(norm: nn.modules.batchnorm._BatchNorm, kind: type[nn.Module
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine).to(norm.running_mean)
     plain.load_state_dict(norm.state_dict())
     return plain.eval()
+
+
+def standing_for(replaced: nn.Module, replacement: Replacement) -> Replacement:
+    """Return the replacement, which keeps the replaced module alive as long as itself.
+
+    `torch.jit.script` remembers by its `id` what it has replaced (PyTorch 2.13). If that were freed meanwhile, the next
+    module at its address would be taken for it, and the scripted network would fail or compute something else.
+    """
+    replacement.__dict__["stands_for"] = [replaced]  # in a list it is no submodule
+    return replacement
 
 
 def pad(x: Tensor, divisor: list[int]) -> Tensor:

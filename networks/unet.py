@@ -22,7 +22,7 @@ from .blocks import (
     make_upsample,
     pad_to_multiple,
 )
-from .scriptable import ScriptableUNet
+from .scriptable import ScriptableUNet, standing_for
 
 CONVOLUTIONS_A_STAGE = 2
 
@@ -170,7 +170,7 @@ class UNet(nn.Module):
 
     def __prepare_scriptable__(self) -> ScriptableUNet:
         """What `torch.jit.script` compiles in its place."""
-        return ScriptableUNet(self, self._strides)
+        return standing_for(self, ScriptableUNet(self, self._strides))
 
     def _logits(self, x: Tensor) -> list[Tensor]:
         """Logits of every head, finest first; only the finest in evaluation."""

@@ -73,6 +73,16 @@ def test_an_ensemble_in_double_precision_stays_in_it() -> None:
         torch.testing.assert_close(torch.jit.script(network)(image), network(image), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("join", [Ensemble, lambda networks: nn.Sequential(*networks)], ids=["ensemble", "sequence"])
+def test_several_networks_scripted_as_one_keep_their_own_modules(join: Callable[[list[nn.Module]], nn.Module]) -> None:
+    image = torch.randn(1, 1, 8, 8)
+    for _ in range(12):  # torch took a module for another in every second try
+        network = join([unet(norm="batchrenorm", out_channels=1)() for _ in range(2)]).eval()
+        with torch.no_grad():
+            expected = network(image)
+            torch.testing.assert_close(torch.jit.script(network)(image), expected, rtol=0, atol=0)
+
+
 def test_a_scripted_network_refuses_a_size_that_does_not_pool_evenly() -> None:
     scripted = torch.jit.script(unet(padding="valid", depth=1)().eval())
     with pytest.raises(torch.jit.Error, match="does not pool evenly"):
