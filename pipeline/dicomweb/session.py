@@ -6,6 +6,7 @@ refused, so that neither token nor study goes where the user did not say; nothin
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ class GuardedSession(requests.Session):
             requests.RequestException: as ever, and where a multipart answer ends too early.
         """
         request.headers.pop("Host", None)  # the client's own lacks the port; http.client knows better
+        if isinstance(request.body, bytes):
+            request.body = io.BytesIO(request.body)  # goes in pieces, because each has the time of a connection to go
         response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
         try:
             media_type = _media_type(response)

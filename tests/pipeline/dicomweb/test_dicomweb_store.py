@@ -1,5 +1,6 @@
 """Files stored by STOW-RS: what the server says of them is what the user hears."""
 
+import socket
 from pathlib import Path
 
 import pydicom
@@ -50,6 +51,25 @@ def test_a_file_goes_whole_and_with_its_length_to_its_study(double):
     assert (method, path) == ("POST", f"/dicom-web/studies/{double.study_uid}")
     assert file.read_bytes() in double.stored[0] and headers["Accept"] == "application/dicom+json"
     assert headers["Content-Type"].startswith('multipart/related; type="application/dicom"')
+
+
+def test_a_large_file_has_the_time_that_its_way_takes(tmp_path, double, monkeypatch):
+    """A socket's timeout bounds each `sendall` as a whole: pieces of any size would limit a file to some seconds."""
+    uid, file = only(double)
+    dataset = pydicom.dcmread(file)
+    dataset.PixelData, dataset.Rows, dataset.Columns = bytes(2 * 1024**2), 1024, 1024
+    dataset.save_as(file)
+    pieces: list[int] = []
+
+    def sendall(connection, data, *flags):
+        pieces.append(len(data))
+        return original(connection, data, *flags)
+
+    original = socket.socket.sendall
+    monkeypatch.setattr(socket.socket, "sendall", sendall, raising=False)
+    double.store_answer = 200, answer(uid)
+    assert store(double) == Stored(1)
+    assert file.read_bytes() in double.stored[0] and max(pieces) <= 2**17
 
 
 @pytest.mark.parametrize(
