@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import PipelineError, StudyError, UsageError
@@ -101,17 +103,23 @@ class Server:
         """The line for what `requests` raised; its own text holds the URL, and so UIDs."""
         if error.response is not None:
             return self._refused(error.response.status_code)
-        if isinstance(error, requests.exceptions.SSLError):
-            return self.error(
-                "has a certificate that is not trusted", f"Name its authority's file in {CERTIFICATES[0]}."
-            )
-        if isinstance(error, requests.Timeout):
+        if isinstance(error, requests.exceptions.SSLError) and not _is_cut(error):
+            return self._no_tls(_tls_fault(error))
+        if isinstance(error, requests.Timeout) or isinstance(error.__context__, ReadTimeoutError):
             return self.error("does not answer in time", LATER)
         if isinstance(error, requests.exceptions.ChunkedEncodingError):
             return self.error("breaks off in the middle of an answer", LATER)
         if isinstance(error, requests.ConnectionError):
             return self.error("can not be reached", "Check host and port, and that it runs.")
         return self._not_dicomweb(error)
+
+    def _no_tls(self, fault: ssl.SSLError | None) -> PipelineError:
+        """The line for a conversation that never began."""
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            what = f"has a certificate that is not trusted ({fault.verify_message.rstrip('.')})"
+            return self.error(what, f"Name its authority's file in {CERTIFICATES[0]}.")
+        what = f"speaks no TLS that is spoken here ({fault.reason if fault else 'no reason'})"
+        return self.error(what, "If it is meant to speak plain http, give its address as dicomweb+http://.")
 
     def _refused(self, status: int) -> PipelineError:
         """The line for a status of HTTP that is an error."""
@@ -128,5 +136,17 @@ def _may_pass(error: requests.RequestException) -> bool:
     if error.response is not None:
         return error.response.status_code in PASSING
     if isinstance(error, requests.exceptions.SSLError):
-        return False
+        return _is_cut(error)
     return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
+
+
+def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
+    """What the system's TLS says, at the end of the chain of errors that the libraries made of it."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Whether a connection broke while its TLS was being agreed on, which is nobody's certificate's fault."""
+    return isinstance(_tls_fault(error), (ssl.SSLEOFError, ssl.SSLZeroReturnError))

@@ -210,6 +210,23 @@ def test_a_server_that_says_nothing_is_given_up(double, tmp_path, monkeypatch):
     refused(double, tmp_path / "study", "does not answer in time")
 
 
+def test_a_server_that_falls_silent_within_an_answer_is_given_up(double, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicomweb_server, "SILENCE_S", 0.05)
+    monkeypatch.setattr(dicomweb_server, "PAUSES_S", ())
+
+    def stalls(request) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Type", MULTIPART)
+        request.send_header("Content-Length", "100")
+        request.end_headers()
+        request.wfile.flush()
+        request.rfile.read(1)  # waits until the client has gone
+        return True
+
+    double.fault = once(stalls)
+    refused(double, tmp_path / "study", "does not answer in time")
+
+
 def test_an_answer_that_never_ends_is_given_up(double, tmp_path, monkeypatch):
     monkeypatch.setattr(dicomweb_session, "ANSWER_S", -1.0)
     refused(double, tmp_path / "study", "does not answer in time")

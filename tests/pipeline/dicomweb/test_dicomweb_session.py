@@ -6,10 +6,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import traceback
 
 import pytest
-from dicomweb_double import Double, serving
+from dicomweb_double import MULTIPART, Double, serving
 from factories import write_mr_series
 from scanloom.pipeline.dicomweb import StudyAddress
 from scanloom.pipeline.dicomweb import server as dicomweb_server
@@ -210,7 +211,9 @@ def test_a_certificate_is_trusted_where_the_environment_names_its_authority(doub
     context.load_cert_chain(*certificate)
     with serving(Double(list(double.files.values())), context) as secure:
         address = StudyAddress.parse(secure.address.replace("dicomweb://", "dicomweb+https://"))
-        with pytest.raises(PipelineError, match=r"not trusted\. Name its authority's file in REQUESTS_CA"):
+        with pytest.raises(
+            PipelineError, match=r"not trusted \(self.signed .*\)\. Name its authority's file in REQUESTS"
+        ):
             fetch_study(address, tmp_path / "study")
         for number, name in enumerate(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")):
             monkeypatch.setenv(name, str(certificate[0]))
@@ -219,6 +222,59 @@ def test_a_certificate_is_trusted_where_the_environment_names_its_authority(doub
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
         with pytest.raises(UsageError, match="SSL_CERT_FILE names a file that is not there"):
             fetch_study(address, tmp_path / "study")
+
+
+def test_a_server_without_tls_is_not_blamed_for_its_certificate(double, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicomweb_server, "PAUSES_S", (3600.0,))
+    address = StudyAddress.parse(double.address.replace("dicomweb://", "dicomweb+https://"))
+    with pytest.raises(PipelineError, match=r"speaks no TLS .*, give its address as dicomweb\+http://"):
+        fetch_study(address, tmp_path / "study")
+
+
+def test_a_connection_that_breaks_before_its_tls_stands_is_tried_again(tmp_path):
+    connections: list[bytes] = []
+
+    def breaks() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connections.append(connection.recv(2**16))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=breaks)
+        thread.start()
+        address = StudyAddress.parse(f"dicomweb+https://127.0.0.1:{listener.getsockname()[1]}/studies/1.2.3")
+        with pytest.raises(PipelineError, match="can not be reached"):
+            fetch_study(address, tmp_path / "study")
+        thread.join()
+    assert len(connections) == 2
+
+
+def test_a_connection_that_breaks_within_an_answer_over_tls_is_tried_again(double, tmp_path, monkeypatch, certificate):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    left = [1]
+
+    def breaks_once(request) -> bool:
+        if "/instances/" not in request.path or not left:
+            return False
+        left.pop()
+        request.send_response(200)
+        request.send_header("Content-Type", MULTIPART)
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        request.wfile.write(b"x" * 50_000)
+        request.wfile.flush()
+        request.connection.shutdown(socket.SHUT_RDWR)  # as a cable would, without a word of TLS
+        request.close_connection = True
+        return True
+
+    with serving(Double(list(double.files.values())), context) as secure:
+        secure.fault = breaks_once
+        address = StudyAddress.parse(secure.address.replace("dicomweb://", "dicomweb+https://"))
+        assert len(list(fetch_study(address, tmp_path / "study").iterdir())) == len(secure.files)
+    assert not left
 
 
 def test_without_the_client_the_error_names_the_extra():
