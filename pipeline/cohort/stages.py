@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..bundle_modules import python_names
-from ..errors import StudyError, UsageError
+from ..errors import PipelineError, StudyError, UsageError
 from ..outputs import NOT_DICOM, RunFacts, choose_formats, write_case
 from ..prediction import CaseResult, log
 from ..progress import Report, silent
@@ -130,6 +131,7 @@ class CaseReader:
             shows_errors=log.isEnabledFor(logging.DEBUG),
             keeps=keeps,
         )
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +142,8 @@ class CaseReader:
         self.studies.close()
 
     def stop(self) -> None:
-        """End what is being read now."""
+        """End what is being read or fetched now."""
+        self._stopped.set()
         self.studies.stop()
 
     def __call__(
@@ -177,7 +180,17 @@ class CaseReader:
 
         with tempfile.TemporaryDirectory(prefix="scanloom-") as folder:
             modality = None if self.job.options.series else self.job.bundle.series_rule.modality
-            yield fetch_study(given.given, Path(folder), modality=modality, report=_lines_of(report))
+            yield fetch_study(
+                given.given,
+                Path(folder, "study"),  # within, so that what a kill -9 leaves is in a folder that names us
+                modality=modality,
+                report=_lines_of(report),
+                go_on=self._go_on,
+            )
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise PipelineError("stopped")
 
     def _read(
         self, path: Path, given: Input, result: CaseResult, report: Report, wait_for_room: Callable[[int], None]

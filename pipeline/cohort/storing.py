@@ -30,7 +30,7 @@ def store_case(folder: Path, names: Sequence[str], address: StudyAddress) -> lis
     files = [folder / name for name in names if name.endswith(".dcm")]
     if not files:
         raise PipelineError(f"case {folder.name}: no DICOM object was written, so --store has nothing to send.")
-    receipt = {"server": address.server, "files": {file.name: file_sha256(file).hex() for file in files}}
+    receipt = {"service": address.service, "files": {file.name: file_sha256(file).hex() for file in files}}
     if _receipt_of(folder) == receipt:
         return []
     from ..dicomweb import store_instances

@@ -16,10 +16,11 @@ import pydicom
 
 from ..atomic import atomic_folder
 from ..dicom_reading import UNREADABLE, quiet_dicom
-from ..errors import StudyError
+from ..errors import PipelineError, StudyError
 from ..progress import Report, silent
 from .address import StudyAddress, is_uid
 from .server import DICOMwebClient, Server
+from .session import always
 
 MAX_STUDY_BYTES = 32 * 2**30
 """A study of more is refused; the largest CT of a whole body is a tenth of it."""
@@ -49,6 +50,7 @@ def fetch_study(
     modality: str | None = None,
     report: Report = silent,
     max_bytes: int = MAX_STUDY_BYTES,
+    go_on: Callable[[], object] = always,
 ) -> Path:
     """Fetch a study, one instance after the other, in the transfer syntaxes in which the server holds them.
 
@@ -60,22 +62,24 @@ def fetch_study(
         modality: DICOM Modality (0008,0060); of a study, only the series that have it. None takes all.
         report: told of the study, then after each instance.
         max_bytes: refuse more.
+        go_on: called again and again; what it raises ends the fetching.
     Returns:
         The folder.
     Raises:
-        UsageError: the server wants other credentials or is no DICOMweb, or the folder can not be written.
+        UsageError: the server wants other credentials or is no DICOMweb, or the folder can not be made.
         StudyError: the server has no such study, none of this modality, or too much of it.
-        PipelineError: the server can not be reached, trusted or understood, or does not give what it lists.
+        PipelineError: the server can not be reached, trusted or understood, or does not give what it lists; or there is
+            no room for it.
     """
-    server = Server(address, max_bytes)
+    server = Server(address, max_bytes, go_on)
     chosen = _choose(server, modality)
     listed = [(uid, instance) for uid, series in chosen.items() for instance in _instances(server, uid, series)]
     report(f"{address}: fetching {len(listed)} instances", 0.0)
     with atomic_folder(folder) as part:
         part.mkdir(mode=0o700, parents=True)
         for index, (series_uid, instance_uid) in enumerate(listed):
-            file = part / f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:32]}.dcm"
-            _write(server, file, _instance(server, series_uid, instance_uid))
+            digest = hashlib.sha256(f"{series_uid}/{instance_uid}".encode()).hexdigest()
+            _write(server, part / f"{digest[:32]}.dcm", _instance(server, series_uid, instance_uid))
             report(None, (index + 1) / len(listed))
     return folder
 
@@ -151,12 +155,15 @@ def _instance(server: Server, series_uid: str, instance_uid: str) -> pydicom.Dat
 
 def _write(server: Server, file: Path, dataset: pydicom.Dataset) -> None:
     """Write an instance for its owner alone."""
-    descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as opened, quiet_dicom():
+        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as opened, quiet_dicom():
             pydicom.dcmwrite(opened, dataset, enforce_file_format=True)
-    except OSError:
-        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise PipelineError(
+            f"{server.address}: can not be written to {file.parent.parent} ({reason}). "
+            "Free space there, or name another folder in TMPDIR."
+        ) from None
     except UNREADABLE as error:
         raise server.error(f"gives an instance that is no DICOM file ({type(error).__name__})", AGAIN) from None
 

@@ -14,7 +14,7 @@ from ..dicom_reading import UNREADABLE, quiet_dicom
 from ..errors import PipelineError, StudyError, UsageError
 from .address import StudyAddress
 from .credentials import CERTIFICATES
-from .session import CHECK_PATH, GuardedSession, quiet_http
+from .session import CHECK_PATH, GuardedSession, always, quiet_http
 
 try:
     from dicomweb_client.api import DICOMwebClient
@@ -41,17 +41,18 @@ class Server:
         address: which study, and where.
     """
 
-    def __init__(self, address: StudyAddress, max_bytes: int) -> None:
+    def __init__(self, address: StudyAddress, max_bytes: int, go_on: Callable[[], object] = always) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             address: which study, and where.
             max_bytes: all answers together may be as long.
+            go_on: called before each request and with each piece of an answer; what it raises ends the asking.
         Raises:
             UsageError: the token can not be sent, or the file of authorities is not there.
         """
         self.address = address
-        self._session = GuardedSession(address, max_bytes)
+        self._session = GuardedSession(address, max_bytes, go_on)
         self._client = DICOMwebClient(
             address.service,
             session=self._session,

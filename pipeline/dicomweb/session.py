@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 from typing import Any
@@ -33,6 +33,10 @@ LISTING = ("json", "xml")
 """How the subtypes of media types end that list things."""
 
 
+def always() -> None:
+    """There is no reason to stop."""
+
+
 class GuardedSession(requests.Session):
     """A session with one server that follows no redirect and takes no more than it may.
 
@@ -41,14 +45,15 @@ class GuardedSession(requests.Session):
         credentials: what it sends of them.
     """
 
-    def __init__(self, address: StudyAddress, max_bytes: int) -> None:
-        """Prepare; nothing is sent yet.
+    def __init__(self, address: StudyAddress, max_bytes: int, go_on: Callable[[], object] = always) -> None:
+        """Prepare; nothing is sent yet. `go_on` is called as `Server` says.
 
         Raises:
             UsageError: the token can not be sent, or the file of authorities is not there.
         """
         super().__init__()
         self.address, self.max_bytes, self._left = address, max_bytes, max_bytes
+        self._go_on = go_on
         self.trust_env = not address.is_loopback  # no proxy stands between us and ourselves
         self.verify = trusted_authorities()
         self.auth = self.credentials = Credentials(address)
@@ -65,6 +70,7 @@ class GuardedSession(requests.Session):
             StudyError, PipelineError: it is too long.
             requests.RequestException: as ever, and where a multipart answer ends too early.
         """
+        self._go_on()
         request.headers.pop("Host", None)  # the client's own lacks the port; http.client knows better
         if isinstance(request.body, bytes):
             request.body = io.BytesIO(request.body)  # goes in pieces, because each has the time of a connection to go
@@ -87,6 +93,7 @@ class GuardedSession(requests.Session):
         Raises:
             StudyError: more than may be fetched.
         """
+        self._go_on()
         self._left -= count
         if self._left < 0:
             raise StudyError(

@@ -1,6 +1,8 @@
 """Studies fetched from a server that behaves, and from one that does not."""
 
+import errno
 import io
+import os
 import stat
 import warnings
 from collections.abc import Iterable
@@ -327,6 +329,38 @@ def test_an_instance_that_can_not_be_kept_is_an_error(double, tmp_path):
     body = multipart(buffer.getvalue())
     double.fault = lambda request: "/instances/" in request.path and says(200, body, MULTIPART)(request)
     refused(double, tmp_path / "study", "gives an instance that is no DICOM file|not DICOMweb")
+
+
+def test_a_full_disk_says_where_room_is_needed(double, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(dicomweb_fetch.pydicom, "dcmwrite", full)
+    line = refused(double, tmp_path / "study", r"\(No space left on device\)\. .* another folder in TMPDIR")
+    assert f"written to {tmp_path} " in line
+
+
+def test_a_series_that_is_there_twice_under_two_uids_comes_twice(double, tmp_path):
+    """With the same SOPInstanceUIDs, as some software copies one."""
+    copies = {}
+    for uid, file in double.files.items():
+        copies[uid] = pydicom.dcmread(file)
+        copies[uid].SeriesInstanceUID = "1.2.3"
+
+    def copied(request) -> bool:
+        path, uid = request.path.partition("?")[0], request.path.rpartition("/")[2]
+        if path.endswith("/series"):
+            entry = {"00080060": [double.modality], "00201209": [double.counted]}
+            entries = [entry | {"0020000E": [series]} for series in (double.series_uid, "1.2.3")]
+            return says(200, as_json(entries))(request)
+        if "/series/1.2.3/" not in path or uid not in copies:
+            return False
+        buffer = io.BytesIO()
+        copies[uid].save_as(buffer)
+        return says(200, multipart(buffer.getvalue()), MULTIPART)(request)
+
+    double.fault = copied
+    assert fetch(double, tmp_path / "study") == 2 * len(double.files)
 
 
 def test_only_the_series_of_the_modality_are_fetched(tmp_path):
