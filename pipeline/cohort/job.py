@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,14 @@ class Job:
         inputs: one case each.
         options: what was asked for.
         destination: where the results go.
+        run: tells this run from every other.
     """
 
     bundle: Bundle
     inputs: tuple[Input, ...]
     options: PredictOptions
     destination: Destination
+    run: str = field(default_factory=lambda: secrets.token_hex(8), compare=False)
 
     def formats_of(self, given: Input) -> Sequence[str]:
         """The formats that are asked for of an input; what is to be stored is a segmentation and its measurements."""

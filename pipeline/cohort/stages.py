@@ -32,7 +32,7 @@ from ..studies.isolation import StudyProcess
 from ..verdicts import Judge
 from ..volume import Notice, Volume
 from .job import Input, Job
-from .storing import store_case
+from .storing import is_being_stored, store_case
 
 if TYPE_CHECKING:
     from ..dicomweb import StudyAddress
@@ -224,7 +224,7 @@ class CaseReader:
         result.take_findings(report)
         if address is not None:
             with job.destination.case_folder(case) as folder:
-                result.warnings = [*result.warnings, *store_case(folder, result.files, address)]
+                result.warnings = [*result.warnings, *store_case(folder, result.files, address, job.run)]
         return True
 
 
@@ -310,20 +310,21 @@ def finish_case(result: CaseResult, scan: Scan, labelled: Labelled, job: Job) ->
         seconds = {**labelled.seconds, "verdict": perf_counter() - started}
         facts = RunFacts(labelled.device, seconds, labelled.notices, labelled.facts, verdict)
         with job.destination.case_folder(str(result.case)) as folder:
-            written = write_case(
-                folder,
-                labelled.labels,
-                scan.volume,
-                job.bundle,
-                facts,
-                scan.formats,
-                job.options.pages,
-                labelled.confidence,
-                scan.source,
-            )
-            result.take_findings(json.loads(written["report"].read_text(encoding="utf-8")))
+            if scan.address is None or not is_being_stored(folder, job.run):
+                write_case(
+                    folder,
+                    labelled.labels,
+                    scan.volume,
+                    job.bundle,
+                    facts,
+                    scan.formats,
+                    job.options.pages,
+                    labelled.confidence,
+                    scan.source,
+                )
+            result.take_findings(json.loads((folder / "report.json").read_text(encoding="utf-8")))
             if scan.address is not None:
-                result.warnings = [*result.warnings, *store_case(folder, result.files, scan.address)]
+                result.warnings = [*result.warnings, *store_case(folder, result.files, scan.address, job.run)]
         result.found = ()
     result.seconds += perf_counter() - started
     return result

@@ -18,12 +18,12 @@ from scanloom.pipeline.bundle import Bundle
 from scanloom.pipeline.cohort import stages
 from scanloom.pipeline.cohort.destination import destination_of
 from scanloom.pipeline.cohort.job import Input, Job
-from scanloom.pipeline.cohort.stages import CaseReader
+from scanloom.pipeline.cohort.stages import CaseReader, Labelled, finish_case
 from scanloom.pipeline.dicomweb import StudyAddress
 from scanloom.pipeline.dicomweb import server as dicomweb_server
 from scanloom.pipeline.errors import exit_status
 from scanloom.pipeline.prediction import CaseResult
-from scanloom.pipeline.progress import Report
+from scanloom.pipeline.progress import Report, silent
 from scanloom.pipeline.segment import PredictOptions, predict
 from scanloom.pipeline.volume import Volume
 
@@ -73,6 +73,19 @@ def takes_all(double: Double) -> Callable[[Any], bool]:
         if request.command == "POST":
             double.store_answer = 200, {"00081199": {"vr": "SQ", "Value": [reference(double.stored[-1])]}}
         return False
+
+    return fault
+
+
+def breaks_at_the_second(double: Double) -> Callable[[Any], bool]:
+    """A server that takes one file."""
+    takes = takes_all(double)
+
+    def fault(request: Any) -> bool:
+        if request.command != "POST" or len(double.stored) < 2:
+            return takes(request)
+        request.say(500, b"")
+        return True
 
     return fault
 
@@ -157,13 +170,7 @@ def test_another_service_on_the_same_host_gets_it_too(double: Double, bundle: Bu
 def test_what_a_server_did_not_take_is_sent_when_asked_again_and_is_the_same(
     double: Double, bundle: Bundle, tmp_path: Path
 ) -> None:
-    def breaks_at_the_second(request: Any) -> bool:
-        if request.command == "POST" and len(double.stored) > 1:
-            request.say(500, b"")
-            return True
-        return takes_all(double)(request)
-
-    double.fault = breaks_at_the_second
+    double.fault = breaks_at_the_second(double)
     asked = options(double, tmp_path, store=True)
     failed = run(bundle, asked)
     assert failed.status == "failed" and exit_status([failed]) == 1
@@ -171,3 +178,27 @@ def test_what_a_server_did_not_take_is_sent_when_asked_again_and_is_the_same(
     double.fault = takes_all(double)
     assert run(bundle, replace(asked, skip_existing=True)).status == "skipped"
     assert len(double.stored) == 4 and len({sent(body) for body in double.stored}) == 2
+
+
+def test_another_attempt_of_a_run_stores_the_same_and_another_run_its_own(
+    double: Double, bundle: Bundle, tmp_path: Path
+) -> None:
+    """As when a process dies while it stores, or a cluster tries a case again that a server did not take."""
+    asked = options(double, tmp_path, store=True)
+
+    def attempt(job: Job) -> str:
+        with CaseReader(job) as reader:
+            result, scan = reader(0, Input(asked.inputs[0]))
+        assert scan is not None
+        labelled = Labelled(Labels()(scan.volume, silent), None, {}, "cpu", (), {}, {})
+        return finish_case(result, scan, labelled, job).status
+
+    stored: list[set[str]] = []
+    for job in (Job(bundle, (), asked, destination_of(asked.output)) for _ in range(2)):
+        double.stored.clear()
+        double.fault = breaks_at_the_second(double)
+        assert attempt(job) == "failed"
+        double.fault = takes_all(double)
+        assert attempt(job) == "done"
+        stored.append({sent(body) for body in double.stored})
+    assert [len(uids) for uids in stored] == [2, 2] and not stored[0] & stored[1]
