@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from threading import RLock
 from typing import Any
 
 from .messages import receive, send
@@ -19,6 +20,10 @@ TICK = "tick"
 
 class WorkerEndedError(Exception):
     """The worker did not survive a request; the message says how it ended."""
+
+
+class WorkerClosedError(Exception):
+    """Nothing more is asked of the worker, nor expected of it."""
 
 
 class WorkerProcess:
@@ -45,12 +50,15 @@ class WorkerProcess:
         self.environment, self.shows_errors = dict(environment or {}), shows_errors
         self._process: subprocess.Popen | None = None
         self._channel: socket.socket | None = None
+        self._closed = False
+        self._one_at_a_time = RLock()
         self._start()
 
     @property
     def pid(self) -> int | None:
         """Of the worker; None where none runs."""
-        return self._process.pid if self._process else None
+        process = self._process
+        return process.pid if process else None
 
     def ask(self, request: Any) -> tuple[Any, tuple[int, ...]]:
         """The answer to a request, and the descriptors that came with it; words that it goes on are passed over.
@@ -59,34 +67,53 @@ class WorkerProcess:
 
         Raises:
             WorkerEndedError: it died.
+            WorkerClosedError: `close` was called, before or meanwhile.
             TimeoutError: it said nothing for too long.
         """
-        if self._channel is None:
-            self._start()
-        assert self._channel is not None
+        channel = self._channel or self._start()
         try:
-            send(self._channel, request)
-            while received := receive(self._channel):
+            send(channel, request)
+            while received := receive(channel):
                 if received[0] != TICK:
                     return received
         except (BrokenPipeError, ConnectionResetError):
             pass  # it is gone, as it is where there is no answer
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if self._closed and isinstance(error, OSError):
+                raise WorkerClosedError from None
             raise
-        raise WorkerEndedError(self._ending())
+        ending = self._ending()
+        if self._closed:
+            raise WorkerClosedError
+        raise WorkerEndedError(ending)
 
     def stop(self) -> None:
         """Kill the worker; not by closing the channel, which tells it that this process is no more."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        with self._one_at_a_time:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                self._process = None
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = None
 
-    def _start(self) -> None:
+    def close(self) -> None:
+        """Kill the worker, and let no other take its place, whichever thread asks."""
+        with self._one_at_a_time:
+            self._closed = True
+            self.stop()
+
+    def _start(self) -> socket.socket:
+        with self._one_at_a_time:
+            if self._closed:
+                raise WorkerClosedError
+            self._channel = self._new_process()
+            return self._channel
+
+    def _new_process(self) -> socket.socket:
+        """Start a worker; this side's end of the channel to it."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -99,10 +126,11 @@ class WorkerProcess:
                 process_group=0,  # Ctrl-C is for this process, which ends the worker; priorities count within a session
             )
         ours.settimeout(self.patience_seconds)
-        self._channel = ours
+        return ours
 
     def _ending(self) -> str:
         """How the worker ended, in words; there is none afterwards."""
-        status = self._process.wait() if self._process else 0
+        process = self._process
+        status = process.wait() if process else 0
         self.stop()
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

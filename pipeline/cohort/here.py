@@ -7,7 +7,7 @@ thread, where torch's threads are warm. At most four scans are held at a time, f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from queue import SimpleQueue
 from threading import Condition
@@ -51,7 +51,11 @@ def run_here(job: Job, done: Done, report: Report, loaded: list[Predictor]) -> N
         def read(number: int) -> tuple[CaseResult, Scan | None]:
             return reader(number, job.inputs[number], Share(report, number / count, (number + 1) / count), room.wait)
 
-        for number, (result, scan) in enumerate(_read_ahead(read, count, reader)):
+        def stop() -> None:
+            room.close()
+            reader.stop()
+
+        for number, (result, scan) in enumerate(_read_ahead(read, count, stop)):
             share = Share(report, number / count, (number + 1) / count)
             names.claim(number, result)
             if scan is None or result.error:
@@ -68,12 +72,12 @@ def run_here(job: Job, done: Done, report: Report, loaded: list[Predictor]) -> N
 
 
 def _read_ahead(
-    read: Callable[[int], tuple[CaseResult, Scan | None]], count: int, reader: CaseReader
+    read: Callable[[int], tuple[CaseResult, Scan | None]], count: int, stop: Callable[[], None]
 ) -> Iterator[tuple[CaseResult, Scan | None]]:
-    """What `read` returns of each number, the next being read while the caller works on one."""
+    """What `read` returns of each number, the next being read while the caller works on one; `stop` ends reading."""
     with ExitStack() as stack:
         thread = stack.enter_context(ThreadPoolExecutor(1, "read"))
-        stack.callback(reader.stop)  # the thread ends at once where the caller wants no more
+        stack.callback(stop)  # the thread ends at once where the caller wants no more
         coming = thread.submit(read, 0) if count else None
         for number in range(count):
             assert coming is not None
@@ -87,6 +91,7 @@ class Room:
 
     def __init__(self) -> None:
         self._held = 0
+        self._closed = False
         self._changed = Condition()
 
     def take(self) -> None:
@@ -100,11 +105,23 @@ class Room:
             self._held -= 1
             self._changed.notify_all()
 
-    def wait(self, size: int) -> None:
-        """Returns where a scan of so many bytes may be read; in any case where no other is worked on."""
+    def close(self) -> None:
+        """Nothing more is to be read."""
         with self._changed:
-            while self._held and not _fits(size):
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, size: int) -> None:
+        """Returns where a scan of so many bytes may be read; in any case where no other is worked on.
+
+        Raises:
+            CancelledError: `close` was called.
+        """
+        with self._changed:
+            while not self._closed and self._held and not _fits(size):
                 self._changed.wait(LOOK_AGAIN_SECONDS)
+            if self._closed:
+                raise CancelledError
 
 
 def _fits(size: int) -> bool:

@@ -38,7 +38,11 @@ class WriterProcess:
         return self._worker.pid
 
     def __call__(self, result: CaseResult, scan: Scan, labelled: Labelled) -> CaseResult:
-        """As `finish_case`; a case that its process does not survive is tried once more, then failed."""
+        """As `finish_case`; a case that its process does not survive is tried once more, then failed.
+
+        Raises:
+            WorkerClosedError: `close` was called, so that it is not known how the case ended.
+        """
         for attempt in range(ATTEMPTS):
             try:
                 written, _ = self._worker.ask((result, scan, labelled, self._job))
@@ -47,13 +51,16 @@ class WriterProcess:
             except WorkerEndedError as ending:
                 log.debug("attempt %d to write %s: its process ended (%s)", attempt + 1, result.case, ending)
                 how = str(ending)
-        reason = f"{result.case}: writing its files made their process end twice ({how}). Free memory, and run again."
+            except (OSError, MemoryError) as error:
+                log.debug("attempt %d to write %s", attempt + 1, result.case, exc_info=error)
+                how = getattr(error, "strerror", None) or type(error).__name__
+        reason = f"{result.case}: its files could not be written in two attempts ({how}). Free memory, and run again."
         result.end(PipelineError(reason), str(result.case))
         return result
 
     def close(self) -> None:
-        """End the process."""
-        self._worker.stop()
+        """End the process, for good."""
+        self._worker.close()
 
 
 def main() -> None:

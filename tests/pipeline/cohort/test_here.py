@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -16,12 +17,14 @@ import numpy as np
 import psutil
 import pytest
 from factories import make_bundle, make_volume, write_nifti
+from scanloom.pipeline import worker_process
 from scanloom.pipeline.bundle import Bundle
 from scanloom.pipeline.cohort import here, stages
 from scanloom.pipeline.cohort.here import Room
 from scanloom.pipeline.cohort.job import Job
 from scanloom.pipeline.cohort.writer import WriterProcess
 from scanloom.pipeline.errors import PipelineError
+from scanloom.pipeline.prediction import CaseResult
 from scanloom.pipeline.progress import Report
 from scanloom.pipeline.segment import PredictOptions, predict
 from scanloom.pipeline.volume import Volume
@@ -101,7 +104,8 @@ def test_one_scan_is_read_beside_the_one_that_is_labelled_and_no_more(
     lines: list[str] = []
 
     def look() -> None:
-        time.sleep(1)  # as long as the reader likes
+        wait_for(lambda: any("scan1: reading" in line for line in lines))
+        time.sleep(1)  # in which a third might be read
         assert sum(": reading" in line for line in lines) == 2
 
     network.on_begin["scan0"] = look
@@ -146,7 +150,7 @@ def test_a_case_that_no_writer_survives_is_named_as_failed(
     monkeypatch.setattr(WriterProcess, "__call__", killing)
     results = predict(bundle, options(tmp_path, 3))
     assert [result.status for result in results] == ["done", "failed", "done"]
-    assert "scan1: writing its files made their process end twice (killed by SIGKILL)" in str(results[1].error)
+    assert "scan1: its files could not be written in two attempts (killed by SIGKILL)" in str(results[1].error)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -169,6 +173,50 @@ def test_an_interrupt_leaves_the_last_case_written_and_no_process(
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("scan0", "done")]
     assert not [child for child in psutil.Process().children() if "scanloom" in " ".join(_command(child))]
+
+
+def test_a_second_interrupt_ends_what_is_being_written_and_leaves_no_process(
+    tmp_path: Path, bundle: Bundle, network: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, settle = WriterProcess.__call__, here.Writing._settle
+
+    def stopped(self: WriterProcess, *arguments: Any) -> Any:
+        """Writes in a process that stands still."""
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGSTOP)
+        return write(self, *arguments)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def settle_interrupted(self: here.Writing, most: int) -> None:
+        if most == 0:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        settle(self, most)
+
+    monkeypatch.setattr(WriterProcess, "__call__", stopped)
+    monkeypatch.setattr(here.Writing, "_settle", settle_interrupted)
+    network.on_begin["scan1"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        predict(bundle, options(tmp_path, 3))
+    assert not [child for child in psutil.Process().children() if "scanloom" in " ".join(_command(child))]
+    assert not list((tmp_path / "out").glob("*.csv"))
+
+
+def test_a_case_that_can_not_be_handed_to_its_writer_is_failed_and_the_others_go_on(
+    tmp_path: Path, bundle: Bundle, network: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = worker_process.send
+
+    def full(channel: Any, message: Any) -> None:
+        if isinstance(message[0], CaseResult) and message[0].case == "scan1":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        send(channel, message)
+
+    monkeypatch.setattr(worker_process, "send", full)
+    results = predict(bundle, options(tmp_path, 3))
+    assert [result.status for result in results] == ["done", "failed", "done"]
+    assert "scan1: its files could not be written in two attempts (Cannot allocate" in str(results[1].error)
 
 
 def test_a_table_that_can_not_be_written_stops_the_run(
@@ -210,8 +258,34 @@ def test_where_memory_is_short_a_scan_waits_until_those_before_it_are_done(monke
     time.sleep(3 * here.LOOK_AGAIN_SECONDS)
     assert read == ["small"]
     room.give()
-    thread.join(5)
+    thread.join(30)
     assert read == ["small", "large"]
+
+
+def test_an_interrupt_where_memory_is_short_does_not_wait_for_what_will_not_come(
+    tmp_path: Path, bundle: Bundle, network: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up = threading.Event()
+
+    def never(size: int) -> bool:
+        held_up.set()
+        return False
+
+    def interrupt() -> None:
+        assert held_up.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(here, "_fits", never)
+    network.on_begin["scan0"] = interrupt
+    ended = threading.Event()
+
+    def run() -> None:
+        with suppress(KeyboardInterrupt):
+            predict(bundle, options(tmp_path, 3))
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(60)
 
 
 def test_a_scan_fits_where_there_is_room_for_what_is_made_of_it() -> None:
