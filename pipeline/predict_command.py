@@ -131,7 +131,7 @@ def print_results(results: list[CaseResult]) -> None:
         return
     for result in results:
         if isinstance(result.error, StudyError) and result.found:
-            print_series([one.summary() for one in result.found], stderr=True)
+            print_series(list(result.found), stderr=True)
     done = [result for result in results if result.status == "done"]
     if done:
         print_volumes([(f"{result.case} {result.description}".strip(), result.volumes_ml) for result in done])
@@ -164,5 +164,5 @@ def _result_json(result: CaseResult) -> dict[str, Any]:
         "volumes_ml": result.volumes_ml,
         "warnings": result.warnings,
         "error": str(result.error) if result.error else None,
-        "series": [one.summary() for one in result.found] if result.error else [],
+        "series": list(result.found) if result.error else [],
     }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import PipelineError, our_own
 from .limits import MAX_VOXELS
 from .outputs import SummaryRow
-from .studies import Series
+from .studies import AmbiguousSeriesError
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CaseResult:
         volumes_ml: label name -> millilitres.
         files: names of the outputs in the folder.
         error: what stopped it.
-        found: the series of the input.
+        found: what `Series.summary` says of each series of the input; empty where the case is done.
         verdict: whether the result can be trusted; None where there is none.
     """
 
@@ -100,7 +101,7 @@ class CaseResult:
     warnings: list[dict[str, str]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     error: PipelineError | None = None
-    found: tuple[Series, ...] = ()
+    found: tuple[dict[str, Any], ...] = ()
     verdict: Verdict | None = None
 
     @contextmanager
@@ -127,6 +128,21 @@ class CaseResult:
         self.volumes_ml = {label["name"]: label["volume_ml"] for label in report["labels"]}
         self.warnings = report["warnings"]
         self.files = [*report["outputs"], "report.json"]
+
+    def let_go(self) -> None:
+        """Keep nothing of the scan: many results are held at a time, and the trace of an error holds its volume.
+
+        Call it when the work on the case is over.
+        """
+        if self.error is None:
+            self.found = ()
+        if isinstance(self.error, AmbiguousSeriesError):
+            light = [replace(one, files=(), planes=(), z=(), shifts=()) for one in self.error.candidates]
+            self.error.candidates = tuple(light)
+        error: BaseException | None = self.error
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
 
     @property
     def row(self) -> SummaryRow:

@@ -196,8 +196,9 @@ class CaseReader:
         self, path: Path, given: Input, result: CaseResult, report: Report, wait_for_room: Callable[[int], None]
     ) -> Scan | None:
         started = perf_counter()
-        result.found = tuple(self.studies.find(path))
-        series = select_series(result.found, self.job.bundle.series_rule, self.job.options.series)
+        found = self.studies.find(path)
+        result.found = tuple(one.summary() for one in found)  # a series itself holds the header of each slice
+        series = select_series(found, self.job.bundle.series_rule, self.job.options.series)
         if given.tag and series.kind != "dicom":
             series = replace(series, case=f"{series.case}-{given.tag}")
         result.case, result.description = series.case, series.description

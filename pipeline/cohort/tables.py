@@ -53,6 +53,7 @@ class Tables:
         Raises:
             PipelineError: a table can not be written.
         """
+        result.let_go()
         with self._one_at_a_time:
             self._results[number] = result
             if monotonic() >= self._next_write:

@@ -127,7 +127,7 @@ def test_several_matching_series_are_refused_before_the_network_is_loaded(
     results = predict(bundle, options(tmp_path, tmp_path / "study"))
     assert exit_status(results) == 3
     assert "Choose one with --series" in str(results[0].error)
-    assert [one.number for one in results[0].found] == [1, 2]
+    assert [one["number"] for one in results[0].found] == [1, 2]
     assert loads == []
     [picked] = predict(bundle, options(tmp_path, tmp_path / "study", series="2"))
     assert picked.status == "done"

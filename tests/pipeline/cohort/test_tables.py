@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import gc
+import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_bundle
+from factories import make_bundle, make_volume, write_mr_series
 from scanloom.pipeline.cohort import tables
 from scanloom.pipeline.cohort.destination import destination_of
 from scanloom.pipeline.cohort.job import Job
 from scanloom.pipeline.cohort.tables import Tables
 from scanloom.pipeline.prediction import CaseResult, PredictOptions
+from scanloom.pipeline.segment import predict
+from scanloom.pipeline.studies import AmbiguousSeriesError
 
 
 @pytest.fixture
@@ -68,3 +73,40 @@ def test_an_error_in_the_run_leaves_them_true(tmp_path: Path, job: Job) -> None:
         made.add(1, CaseResult("two"))
         raise ZeroDivisionError
     assert rows(tmp_path) == ["one", "two"]
+
+
+def test_results_that_are_kept_hold_no_scans(tmp_path: Path, job: Job) -> None:
+    class Voxels:
+        pass
+
+    held: list[weakref.ref[Voxels]] = []
+
+    def fail(result: CaseResult) -> None:
+        with result.ended_by_errors("a case"):
+            voxels = Voxels()
+            held.append(weakref.ref(voxels))
+            raise MemoryError
+
+    failed, done = CaseResult("failed"), CaseResult("done", found=({"case": "done"},))
+    fail(failed)
+    with Tables(job) as made:
+        made.add(0, failed)
+        made.add(1, done)
+    assert made.results[0].error is not None
+    assert made.results[0].error.__cause__ is not None  # for --debug
+    gc.collect()
+    assert held[0]() is None
+    assert done.found == ()
+
+
+def test_results_of_studies_with_a_choice_of_series_hold_no_headers(tmp_path: Path, job: Job) -> None:
+    array, affine = make_volume((12, 13, 14))
+    for number in (1, 2):
+        write_mr_series(tmp_path / "study" / f"{number}", array, affine, number=number)
+    results = predict(
+        job.bundle, PredictOptions([tmp_path / "study"], tmp_path / "out", trust_bundle=True, pages=False)
+    )
+    [error] = [result.error for result in results]
+    assert isinstance(error, AmbiguousSeriesError)
+    assert [one.number for one in error.candidates] == [1, 2]
+    assert len(pickle.dumps(results)) < 8000
