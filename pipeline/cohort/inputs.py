@@ -131,8 +131,7 @@ def _look(path: Path, entries: Iterable[os.DirEntry[str]], seen: set[tuple[int, 
         inside = Path(entry.path)
         if not _is_folder(entry):
             damaged |= _sort_in(inside, found)
-        elif levels and (identity := _identity(inside)) not in seen:
-            seen.add(identity)
+        elif levels and not _is_met(inside, seen):
             theirs = _readable_entries(inside)
             if not _is_ours(inside, {one.name for one in theirs}):
                 found.folders.append(_look(inside, theirs, seen, levels - 1))
@@ -211,6 +210,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _is_met(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether it was met before; it is from now on. One below a folder that may only be listed can not be told."""
+    try:
+        identity = _identity(folder)
+    except OSError:
+        return False
+    met = identity in seen
+    seen.add(identity)
+    return met
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class Input:
     """One of what is to be labelled.
 
     Attributes:
-        given: its file or folder, or where a server has it.
+        given: its file or folder, absolute, so that it is the same for every process; or where a server has it.
         tag: what stands behind the name of a volume file, to tell it from others of its name in the cohort; may be
             empty.
         name: what it is called where it is refused before it has a case's name; None for its number.
@@ -78,9 +78,10 @@ def inputs_of(options: PredictOptions) -> tuple[Input, ...]:
     Raises:
         UsageError, StudyError: a cohort can not be read, or holds nothing.
     """
+    inputs = [given.absolute() if isinstance(given, Path) else given for given in options.inputs]
     if not options.cohort:
-        return tuple(map(Input, options.inputs))
-    return tuple(each for given in options.inputs for each in _studies_of(given, options))
+        return tuple(map(Input, inputs))
+    return tuple(each for given in inputs for each in _studies_of(given, options))
 
 
 def _studies_of(given: Path | StudyAddress, options: PredictOptions) -> Iterator[Input]:
@@ -88,7 +89,7 @@ def _studies_of(given: Path | StudyAddress, options: PredictOptions) -> Iterator
     if not isinstance(given, Path) or not given.is_dir():
         yield Input(given)
         return
-    for path in studies_in(given, [Path(options.output)]):
+    for path in studies_in(given, [Path(str(options.output).removeprefix("file://"))]):
         inside = path.relative_to(given)
         digest = short_digest(os.fsencode(inside.as_posix()))
         deep = path.is_dir() or len(inside.parts) > 1

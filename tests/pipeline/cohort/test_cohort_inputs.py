@@ -204,6 +204,21 @@ def test_a_folder_that_can_not_be_read_stays_an_input(tmp_path, monkeypatch):
         studies_in(closed)
 
 
+def test_a_folder_that_may_be_listed_and_not_entered_stays_an_input(tmp_path, monkeypatch):
+    write_nifti(tmp_path / "a.nii", *SMALL)
+    inner = tmp_path / "listed" / "inner"
+    inner.mkdir(parents=True)
+    stat = Path.stat
+
+    def closed(path: Path, **options):
+        if path == inner:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", closed)
+    assert found(tmp_path) == ["a.nii", "listed"]
+
+
 def test_nothing_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no file or folder"):
         studies_in(tmp_path / "nowhere")

@@ -20,8 +20,9 @@ from factories import make_bundle, make_volume, write_nifti
 from scanloom.pipeline import worker_process
 from scanloom.pipeline.bundle import Bundle
 from scanloom.pipeline.cohort import here, stages
+from scanloom.pipeline.cohort.destination import destination_of
 from scanloom.pipeline.cohort.here import Room
-from scanloom.pipeline.cohort.job import Job
+from scanloom.pipeline.cohort.job import Job, inputs_of
 from scanloom.pipeline.cohort.writer import WriterProcess
 from scanloom.pipeline.errors import PipelineError
 from scanloom.pipeline.prediction import CaseResult
@@ -315,10 +316,18 @@ def test_scans_of_one_name_in_a_cohort_s_folders_are_told_apart_and_the_unreadab
     assert [result.case for result in predict(bundle, moved)] == names
 
 
-def test_what_travels_to_other_processes_holds_no_other_inputs(tmp_path: Path, bundle: Bundle) -> None:
-    from scanloom.pipeline.cohort.destination import destination_of
-    from scanloom.pipeline.cohort.job import inputs_of
+def test_inputs_are_the_same_for_a_process_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = write_nifti(tmp_path / "cohort" / "t1.nii.gz", *make_volume((12, 13, 14)))
+    (tmp_path / "cohort" / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for output in ("cohort/out", f"file://{tmp_path}/cohort/out"):
+        [given] = inputs_of(PredictOptions([Path("cohort")], output, cohort=True))
+        assert given.given == scan
+    [given] = inputs_of(PredictOptions([Path("cohort/t1.nii.gz")], "out"))
+    assert given.given == scan
 
+
+def test_what_travels_to_other_processes_holds_no_other_inputs(tmp_path: Path, bundle: Bundle) -> None:
     asked = options(tmp_path, 3)
     job = Job(bundle, inputs_of(asked), asked, destination_of(asked.output))
     travelling = job.travelling()
