@@ -16,8 +16,11 @@ from .address import StudyAddress
 from .server import DICOMwebClient, Server
 
 MAX_ANSWER_BYTES = 64 * 2**20
-DUPLICATE = 0x0111
-"""The server has an instance of this UID already: that of an earlier try, because our UIDs are never used twice."""
+DUPLICATES = (0x0111, 0xB00E)
+"""The server has an instance of this UID already: that of an earlier try, because our UIDs are never used twice.
+
+The second is what Microsoft's server says, which never replaces one.
+"""
 REASONS = {
     0x0110: "processing failure",
     0x0122: "SOP class not supported",
@@ -32,6 +35,8 @@ REASONS = {
     0xC124: "not authorised",
 }
 """FailureReason (0008,1197) and WarningReason (0008,1196), PS3.18 annex I.2 and PS3.4 annex B.2.3."""
+FAMILIES = {0xA700: 0xFF00, 0xA900: 0xFF00, 0xC000: 0xF000}
+"""First code -> mask of those that mean the same."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,9 @@ def _store(server: Server, dataset: pydicom.Dataset) -> tuple[str | None, str | 
 def _judge(answer: pydicom.Dataset, instance_uid: str) -> tuple[str | None, str | None]:
     """Failure and warning of an instance by the store's answer, PS3.18 annex I.2."""
     for item in answer.get("FailedSOPSequence") or ():
-        if item.ReferencedSOPInstanceUID == instance_uid and item.get("FailureReason") != DUPLICATE:
-            return _reason(item.get("FailureReason")), None
         if item.ReferencedSOPInstanceUID == instance_uid:
-            return None, None
+            code = item.get("FailureReason")
+            return None if code in DUPLICATES else _reason(code), None
     for item in answer.get("ReferencedSOPSequence") or ():
         if item.ReferencedSOPInstanceUID == instance_uid:
             code = item.get("WarningReason")
@@ -120,9 +124,9 @@ def _judge(answer: pydicom.Dataset, instance_uid: str) -> tuple[str | None, str 
 
 
 def _reason(code: int | None) -> str:
-    """A code in hexadecimal, and what it means where the standard says so; families have their first member's."""
+    """A code in hexadecimal, and what it means where the standard says so."""
     if code is None:
         return "(no reason)"
-    family = code & 0xFF00 if code >= 0xA000 else code
-    meaning = REASONS.get(code) or REASONS.get(family) or REASONS.get(code & 0xF000)
+    family = next((first for first, mask in FAMILIES.items() if code & mask == first), code)
+    meaning = REASONS.get(code) or REASONS.get(family)
     return f"({code:04X}H{f' {meaning}' if meaning else ''})"

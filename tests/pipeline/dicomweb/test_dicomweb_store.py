@@ -81,6 +81,7 @@ def test_a_large_file_has_the_time_that_its_way_takes(tmp_path, double, monkeypa
         (0xC122, "C122H transfer syntax not supported"),
         (0xC987, "C987H not understood"),
         (0x0777, "0777H"),
+        (0xB00F, "B00FH"),
     ],
 )
 @pytest.mark.parametrize("status", [200, 202, 409])
@@ -92,9 +93,10 @@ def test_a_failure_is_an_error_with_its_code_whatever_the_status(double, status,
     assert uid not in str(caught.value) and double.study_uid not in str(caught.value)
 
 
-def test_what_the_server_has_already_is_stored(double):
+@pytest.mark.parametrize("code", [0x0111, 45070])
+def test_what_the_server_has_already_is_stored(double, code):
     uid, _ = only(double)
-    double.store_answer = 409, answer(uid, failure=0x0111)
+    double.store_answer = 409, answer(uid, failure=code)
     assert store(double) == Stored(1)
 
 
