@@ -11,7 +11,7 @@ from .cohort.here import run_here
 from .cohort.job import Job, inputs_of
 from .cohort.tables import Tables
 from .errors import UsageError
-from .outputs import check_formats
+from .outputs import NOT_DICOM, check_formats
 from .prediction import CaseResult, PredictOptions
 from .progress import Report, silent
 from .trust import require_trust
@@ -68,5 +68,7 @@ def _require_usable(bundle: Bundle, options: PredictOptions) -> None:
         raise UsageError(f"--workers {options.workers}: it must be 1 or more, and goes with --cluster.")
     if options.store and all(isinstance(given, Path) for given in options.inputs):
         raise UsageError("--store: no input came from a server. Give one as dicomweb://HOST/…/studies/UID.")
+    if options.store and options.formats and not {*options.formats} - NOT_DICOM:
+        raise UsageError("--store: only DICOM objects go to a server. Add --format dicom-seg, or leave out --format.")
     if options.store and "://" in str(options.output):
         raise UsageError("--store goes with results in a folder. Give one with -o.")

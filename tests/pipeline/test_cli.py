@@ -157,6 +157,7 @@ def test_predict_takes_volume_files_without_a_modality(tmp_path: Path) -> None:
         (["--workers", "2"], "--workers 2: it must be 1 or more, and goes with --cluster"),
         (["--cluster", "auto", "--workers", "0"], "--workers 0: it must be 1 or more"),
         (["--store"], "--store: no input came from a server"),
+        (["-i", "dicomweb://127.0.0.1:1/studies/1.2", "--store", "--format", "nifti"], "--store: only DICOM objects"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
