@@ -110,8 +110,14 @@ class Server:
             return self.error("does not answer in time", LATER)
         if isinstance(error, requests.exceptions.ChunkedEncodingError):
             return self.error("breaks off in the middle of an answer", LATER)
+        if isinstance(error, requests.exceptions.ProxyError):
+            what = "can not be reached through the proxy that the environment names"
+            return self.error(what, "Correct that, or name the host in NO_PROXY.")
         if isinstance(error, requests.ConnectionError):
             return self.error("can not be reached", "Check host and port, and that it runs.")
+        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
+            what = f"can not be asked ({type(error).__name__})"
+            return self.error(what, "Correct its host, or the proxies that the environment names.")
         return self._not_dicomweb(error)
 
     def _no_tls(self, fault: ssl.SSLError | None) -> PipelineError:

@@ -171,6 +171,22 @@ def test_a_proxy_of_the_environment_does_not_come_between_this_machine_and_itsel
     assert len(list(fetch_study(StudyAddress.parse(double.address), tmp_path / "study").iterdir())) == len(double.files)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [
+        ("http://reader:hunter2@127.0.0.1:1", "not be reached through the proxy that the environment names"),
+        ("socks9://127.0.0.1:1", r"not be asked \(InvalidSchema\)\. Correct .* proxies"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_named_without_its_password(tmp_path, monkeypatch, proxy, reason):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(PipelineError, match=reason) as caught:
+        fetch_study(StudyAddress.parse("dicomweb://pacs.example/studies/1.2.3"), tmp_path / "study")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_server_on_this_machine_by_its_other_address_is_asked_like_any(double, tmp_path):
     files = list(double.files.values())
     try:
