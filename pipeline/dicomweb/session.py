@@ -25,7 +25,7 @@ ANSWER_S = 3600.0
 """Longest wait for the whole of one answer."""
 MAX_LISTING_BYTES, MAX_INSTANCE_BYTES = 64 * 2**20, 2**32
 """Of one answer: the largest series lists some megabytes, and a larger instance DICOM can not hold uncompressed."""
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**18
 TAIL_BYTES = 256
 """More than the closing delimiter of a multipart answer, RFC 2046 section 5.1.1, and what may follow it."""
 CHECK_PATH = "Check the path before /studies; Orthanc's is /dicom-web."
@@ -123,9 +123,9 @@ class BoundedBody:
         self._closing = f"--{boundary}--".encode() if boundary else b""
 
     def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
-        """The body in pieces of our size, inflated; `requests` asks for it so."""
+        """The body as it comes, in pieces of at most our size, inflated; `requests` asks for it so."""
         until, length, tail = time.monotonic() + ANSWER_S, 0, b""
-        for piece in self._raw.stream(PIECE_BYTES, decode_content=decode_content):
+        while piece := self._raw.read1(PIECE_BYTES, decode_content=decode_content):
             self._session.take(len(piece))
             length, tail = length + len(piece), (tail + piece[-TAIL_BYTES:])[-TAIL_BYTES:]
             if length > self._limit:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -232,6 +233,33 @@ def test_a_server_that_falls_silent_within_an_answer_is_given_up(double, tmp_pat
 def test_an_answer_that_never_ends_is_given_up(double, tmp_path, monkeypatch):
     monkeypatch.setattr(dicomweb_session, "ANSWER_S", -1.0)
     refused(double, tmp_path / "study", "does not answer in time")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_that_comes_by_drops_is_given_up(double, tmp_path, monkeypatch, chunked):
+    monkeypatch.setattr(dicomweb_session, "ANSWER_S", 0.2)
+    monkeypatch.setattr(dicomweb_server, "PAUSES_S", ())
+    drops = [0]
+
+    def drips(request) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Type", MULTIPART)
+        name, value = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "1000")
+        request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(b"3e8\r\n" if chunked else b"")
+        try:
+            while drops[0] < 1000:
+                drops[0] += request.wfile.write(b"x")
+                request.wfile.flush()
+                time.sleep(0.01)
+        except OSError:
+            request.close_connection = True  # the client has gone
+        return True
+
+    double.fault = once(drips)
+    refused(double, tmp_path / "study", "does not answer in time")
+    assert drops[0] < 1000
 
 
 def test_fewer_instances_than_the_server_counts_are_an_error(double, tmp_path):
