@@ -136,13 +136,11 @@ def _take(path: Path, me: Owner) -> None:
                 f"{path.parent}: can not be locked ({error.strerror or type(error).__name__}). "
                 "Change its permissions, or choose another folder with -o."
             ) from None
-        if owner is None:  # being made at this moment, or gone again, or not ours to read
-            time.sleep(PAUSE_S)
-        elif owner.is_gone():
-            if _take_over(path, owner, me):
-                return
-        else:
+        if owner is not None and not owner.is_gone():
             _refuse(path, owner)
+        if owner is not None and _take_over(path, owner, me):
+            return
+        time.sleep(PAUSE_S)  # it is being made or taken over at this moment, or is gone again, or not ours to read
     raise FolderInUseError(
         f"{path.parent}: its lock does not say which run holds it. If none is writing there, delete {path}; "
         "else choose another folder with -o."

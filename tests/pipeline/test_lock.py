@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -74,7 +75,7 @@ def test_a_second_run_stops_at_once_and_the_first_goes_on(tmp_path):
 def test_a_run_that_is_told_to_terminate_leaves_nothing(tmp_path):
     other = hold(tmp_path)
     other.terminate()
-    assert other.wait(10) == 128 + signal.SIGTERM
+    assert other.wait(60) == 128 + signal.SIGTERM
     assert names(tmp_path) == []
 
 
@@ -121,11 +122,11 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
             with locked(tmp_path):
                 inside.append(1)
                 most.append(len(inside))
-                barrier.wait(20)
+                barrier.wait(60)
                 inside.pop()
         except FolderInUseError:
             refused.append(1)
-            barrier.wait(20)
+            barrier.wait(60)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -133,6 +134,25 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert (most, len(refused)) == ([1], 7)
+
+
+def test_a_lock_that_another_run_is_taking_over_is_that_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "ATTEMPTS", 300)
+    write_lock(tmp_path, started=1e9)
+    parent = psutil.Process(os.getppid())
+
+    def take() -> None:
+        time.sleep(0.2)
+        write_lock(tmp_path, pid=parent.pid, started=parent.create_time())
+
+    with (tmp_path / NAME).open("r+") as file:
+        lock_module._lock_file(file.fileno())
+        other = threading.Thread(target=take)
+        other.start()
+        message = rf"another run is writing there \(process {parent.pid},"
+        with pytest.raises(FolderInUseError, match=message), locked(tmp_path):
+            pytest.fail("ran")
+        other.join()
 
 
 def test_a_lock_that_another_run_took_over_is_left_to_it(tmp_path):
