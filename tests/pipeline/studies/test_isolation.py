@@ -76,14 +76,15 @@ def test_a_worker_that_dies_costs_one_input(studies, tmp_path):
 
 def test_a_worker_that_hangs_is_given_up_and_another_goes_on(tmp_path):
     write_mr_series(tmp_path)
-    with StudyProcess(patience_seconds=1.0) as studies:
+    with StudyProcess(patience_seconds=50.0) as studies:
         studies.find(tmp_path)
+        channel = studies._worker._channel
+        assert channel.gettimeout() == 50
+        channel.settimeout(0.2)  # of this worker alone: starting another may take a busy machine seconds
         hanging = psutil.Process(studies.pid)
         os.kill(hanging.pid, signal.SIGSTOP)
-        started = time.monotonic()
-        with pytest.raises(StudyError, match="given up after 1 s without progress") as caught:
+        with pytest.raises(StudyError, match="given up after 50 s without progress") as caught:
             studies.find(tmp_path)
-        assert time.monotonic() - started < 5
         assert caught.value.code == "hang"
         assert not hanging.is_running()
         assert len(studies.find(tmp_path)) == 1
@@ -167,7 +168,7 @@ def test_what_an_archive_held_is_removed_even_after_the_asking_process_was_kille
         [sys.executable, "-c", code, str(tmp_path / "study.zip")], stdout=subprocess.PIPE, text=True, check=False
     )
     scratch = Path(done.stdout.strip())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while scratch.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not scratch.exists()
