@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,8 @@ def test_steps_and_samples_are_told_an_epoch_at_once(tmp_path: Path) -> None:
 
 def test_samples_of_all_processes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("scanloom.pipeline.training.monitor.time.perf_counter", lambda: next(clock))
+    # not the function in `time`, which other threads of the process ask, too
+    monkeypatch.setattr("scanloom.pipeline.training.monitor.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setenv("WORLD_SIZE", "3")
     run = FakeRun()
     trainer, evaluator = Engine(lambda engine, batch: {"loss": 1.0}), make_evaluator([])
