@@ -203,8 +203,9 @@ def test_the_bundle_is_complete_and_says_where_its_weights_come_from(training: T
 
 def test_the_bundle_is_a_registered_model(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(training.work)
-    mlflow.set_tracking_uri(f"sqlite:///{training.work / 'mlflow.db'}")
-    fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
+    store = f"sqlite:///{training.work / 'mlflow.db'}"
+    found = mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion", tracking_uri=store, registry_uri=store)
+    fetched = Path(found)
     trained = training.run_folder / "bundle" / "models" / "model.pt"
     assert (fetched / "data" / "bundle" / "models" / "model.pt").read_bytes() == trained.read_bytes()
 
