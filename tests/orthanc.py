@@ -1,4 +1,4 @@
-"""A real Orthanc with its DICOMweb plugin on loopback ports that the system picks; skips where it is not installed.
+"""A real Orthanc with its DICOMweb plugin on loopback ports of its own; skips where it is not installed.
 
     with running_orthanc(tmp_path, aet="PACS") as orthanc:
         orthanc.upload(file)
@@ -23,10 +23,11 @@ from typing import Any
 
 import pytest
 import requests
+from ports import free_ports
 
 PROGRAM = "Orthanc"
 PLUGIN_FOLDERS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/orthanc/plugins")
-READY_S = 30.0
+READY_S = 60.0
 STOPPED_S = 20.0
 POLL_S = 0.02
 
@@ -190,16 +191,6 @@ def orthanc_fixture(tmp_path: Path) -> Iterator[Orthanc]:
     """An empty Orthanc of one test."""
     with running_orthanc(tmp_path) as orthanc:
         yield orthanc
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at this moment, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _program() -> str:

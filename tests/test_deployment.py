@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from orthanc import free_ports
+from ports import free_ports
 from scanloom.pipeline import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]

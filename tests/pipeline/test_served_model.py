@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import pandas
 import pytest
 from factories import make_bundle, write_nifti
+from ports import free_ports
 from scanloom.pipeline.bundle import Bundle, bundle_digest, find_bundle
 from scanloom.pipeline.segment import PredictOptions, predict
 from scanloom.pipeline.served_model import ServedModel
@@ -151,9 +151,7 @@ def test_mlflow_models_predict_answers_a_row_a_scan(rows: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_mlflow_models_serve_answers_over_http(rows: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     words = mlflow_words("serve", tmp_path, "--port", str(port))
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(words, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)

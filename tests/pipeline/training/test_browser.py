@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from ports import free_ports
 from scanloom.pipeline.bundle import find_bundle
 from scanloom.pipeline.progress import silent
 from scanloom.pipeline.training.options import TrainOptions
@@ -59,9 +59,7 @@ pytestmark = [
 @pytest.fixture
 def address(own_store: Path) -> Iterator[str]:
     """Of MLflow's page, served by `scanloom ui`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     words = ["-m", "scanloom.pipeline.cli", "ui", "--port", str(port)]
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from factories import SMALL_TRAINING
 from mlflow import MlflowClient
+from ports import free_ports
 from scanloom.pipeline.bundle import find_bundle
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.training import sync, tracking
@@ -31,9 +31,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:

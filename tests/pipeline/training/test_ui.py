@@ -11,17 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.training.tracking import tracked_run
 from scanloom.pipeline.training.ui import serve_ui
 
 pytestmark = pytest.mark.usefixtures("own_store")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_port_in_use_is_refused() -> None:
@@ -58,14 +53,14 @@ def test_a_server_of_the_users_is_named_without_its_password(monkeypatch: pytest
 def test_a_store_that_mlflow_does_not_know_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
     with pytest.raises(PipelineError, match=r"^MLflow does not answer\. [^\n]*Check the store nonsense://host\.$"):
-        serve_ui("127.0.0.1", free_port(), lambda line: None)
+        serve_ui("127.0.0.1", free_ports(1)[0], lambda line: None)
 
 
 @pytest.mark.slow
 def test_it_shows_the_runs_and_artifacts_and_ends_with_its_children(own_store: Path) -> None:
     with tracked_run("experiment", "the run", own_store / "RUN") as run:
         run.log_text("picture", "validation/case.txt")
-    port = free_port()
+    (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-m", "scanloom.pipeline.cli", "ui", "--port", str(port)], stderr=subprocess.PIPE, text=True
     )
