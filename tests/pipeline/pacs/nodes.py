@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-import pytest
 from factories import PATIENT, write_mr_series
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
 from scanloom.pipeline.pacs.addresses import Destination
 from scanloom.pipeline.pacs.allowed import AllowList
 from scanloom.pipeline.pacs.computing import Labelled
@@ -28,10 +28,23 @@ from scanloom.pipeline.pacs.spool import Spool
 AET = "SCANLOOM"
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33"
 PATIENCE_S = 30.0
-UNCLOSED_SOCKETS = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <s(ocket|sl):pytest.PytestUnraisableExceptionWarning"
-)
-"""pynetdicom, as a sender, drops a socket without closing it where there is nobody or the other side ends it first."""
+
+
+def _close_senders_sockets() -> None:
+    """pynetdicom, as a sender, drops a socket without closing it where there is nobody or the other side ends it first.
+    What drops the socket itself, in the middle of a later test or when all have ended, would fail that."""
+    shut = AssociationSocket._shutdown_socket
+
+    def shut_and_close(self: AssociationSocket) -> None:
+        connection = self.socket
+        shut(self)
+        if connection is not None:
+            connection.close()
+
+    AssociationSocket._shutdown_socket = shut_and_close  # type: ignore[method-assign]
+
+
+_close_senders_sockets()
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -116,12 +129,13 @@ class RunningNode:
         options: NodeOptions,
         receiving: ReceivingOptions,
         sender: Sender,
+        bundle: str,
         **limits: int,
     ) -> None:
         self.lines: list[str] = []
         self.metrics = Metrics()
         self.spool = Spool(folder, **{"min_free_bytes": 0, **limits})
-        self.node = Node(options, receiving, self.spool, compute, "0" * 16, sender, self.metrics, self.lines.append)
+        self.node = Node(options, receiving, self.spool, compute, bundle, sender, self.metrics, self.lines.append)
         self.port = self.node.receiver.port
         self.thread = threading.Thread(target=self._run)
 
@@ -161,6 +175,7 @@ def running_node(
     options: dict[str, Any] | None = None,
     receiving: dict[str, Any] | None = None,
     sender: Sender | None = None,
+    bundle: str = "0" * 16,
     **limits: int,
 ) -> Iterator[RunningNode]:
     """A node on a free port of loopback; its study is quiet after a moment."""
@@ -170,6 +185,7 @@ def running_node(
         NodeOptions(destinations, **{"quiet_s": 0.3, "first_pause_s": 0.1, "longest_pause_s": 0.4, **(options or {})}),
         replace(ReceivingOptions(AET, "127.0.0.1", 0, allowed or AllowList()), **(receiving or {})),
         sender or Sender(AET),
+        bundle,
         **limits,
     )
     running.thread.start()

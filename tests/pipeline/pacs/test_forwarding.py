@@ -11,7 +11,6 @@ from nodes import (
     AET,
     SEG,
     SR,
-    UNCLOSED_SOCKETS,
     FakeCompute,
     fake_pacs,
     make_study,
@@ -27,8 +26,6 @@ from scanloom.pipeline.pacs.forwarding import Forwarder
 from scanloom.pipeline.pacs.ledger import Delivery, Ledger, Run
 from scanloom.pipeline.pacs.metrics import Metrics
 from scanloom.pipeline.pacs.sending import Sender, Sent
-
-pytestmark = UNCLOSED_SOCKETS
 
 NOT_TAKEN = "does not take Segmentation Storage in this transfer syntax"
 

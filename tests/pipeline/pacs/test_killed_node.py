@@ -14,7 +14,7 @@ from typing import Any
 import pydicom
 import pytest
 from killed_node import PLACES
-from nodes import UNCLOSED_SOCKETS, FakePacs, associated, fake_pacs, make_study, send, wait_for
+from nodes import FakePacs, associated, fake_pacs, make_study, send, wait_for
 
 SCRIPT = Path(__file__).with_name("killed_node.py")
 MADE_TWICE = {
@@ -24,7 +24,7 @@ MADE_TWICE = {
     "before the results take their place",
 }
 """Where the first computation was begun, and is lost because its results are not yet in their place."""
-pytestmark = [UNCLOSED_SOCKETS, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

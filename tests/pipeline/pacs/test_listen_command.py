@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from factories import make_bundle
 from listening import listen, listening
-from nodes import UNCLOSED_SOCKETS, associated
+from nodes import associated
 
-pytestmark = UNCLOSED_SOCKETS
 BUNDLE = "hippocampus_mr_unet"
 GIVEN = {"--aet": "SCANLOOM", "--port": "0", "-b": BUNDLE}
 

@@ -13,12 +13,10 @@ import numpy as np
 import pydicom
 import pytest
 from listening import Listening, listening
-from nodes import UNCLOSED_SOCKETS
 from orthanc import Orthanc, free_ports, orthanc_fixture, running_orthanc  # noqa: F401
 
 BUNDLE = "hippocampus_mr_unet"
 pytestmark = [
-    UNCLOSED_SOCKETS,
     pytest.mark.slow,
     pytest.mark.data,
     pytest.mark.skipif(not shutil.which("storescu"), reason="needs dcmtk: apt-get install dcmtk"),

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from nodes import UNCLOSED_SOCKETS, FakeCompute, associated, fake_pacs, make_study, running_node, send, wait_for
+from nodes import FakeCompute, associated, fake_pacs, make_study, running_node, send, wait_for
 from scanloom.pipeline.errors import PipelineError, UsageError
 from scanloom.pipeline.pacs.computing import Labelled
 from scanloom.pipeline.pacs.ledger import Ledger, Run, run_name
 from scanloom.pipeline.pacs.node import Node
-
-pytestmark = UNCLOSED_SOCKETS
 
 
 def uids(files: list[Path]) -> set[str]:

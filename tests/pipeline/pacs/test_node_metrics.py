@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 from factories import PATIENT
-from nodes import UNCLOSED_SOCKETS, associated, fake_pacs, make_study, running_node, send
+from nodes import associated, fake_pacs, make_study, running_node, send
 from prometheus_client.parser import text_string_to_metric_families
 from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.pacs.metrics import Metrics, MetricsServer
-
-pytestmark = UNCLOSED_SOCKETS
 
 
 def page(server: MetricsServer, path: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from factories import PATIENT, edit_file
-from nodes import AET, UNCLOSED_SOCKETS, FakeCompute, associated, make_study, running_node, send, wait_for, write_object
+from nodes import AET, FakeCompute, associated, make_study, running_node, send, wait_for, write_object
 from pydicom.data import get_testdata_file
 from pynetdicom import AE
 from pynetdicom.dsutils import split_dataset
@@ -21,7 +21,6 @@ from scanloom.pipeline.pacs.allowed import parse_allow_list
 from scanloom.pipeline.pacs.receiving import TRANSFER_SYNTAXES
 
 REJECTED = b"\x03"
-pytestmark = UNCLOSED_SOCKETS
 SLOW = {"options": {"quiet_s": 60.0}}
 
 

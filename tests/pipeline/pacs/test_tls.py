@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 from certificates import make_authority, make_files
-from nodes import AET, UNCLOSED_SOCKETS, associated, fake_pacs, make_study, running_node, send, wait_for
+from nodes import AET, associated, fake_pacs, make_study, running_node, send, wait_for
 from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.pacs.addresses import Destination
 from scanloom.pipeline.pacs.sending import Sender
 from scanloom.pipeline.pacs.tls import TlsFiles, client_context, server_context, tls_files
 
-pytestmark = [
-    UNCLOSED_SOCKETS,
-    pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make certificates"),
-]
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make certificates")
 
 
 @pytest.fixture(scope="module")
