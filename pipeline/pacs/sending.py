@@ -62,13 +62,15 @@ class Sender:
         """
         result = Sent()
         objects = {file: dcmread(file) for file in files}
-        try:
-            address = str(socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)[0][4][0])
-        except (OSError, UnicodeError):
+        addresses = _addresses(destination)
+        if not addresses:
             result.problem = "its host is not known here"
             return result
         connections: list[Event] = []
-        association = self._associate(destination, address, list(objects.values()), connections.append)
+        for address in addresses:
+            association = self._associate(destination, address, list(objects.values()), connections.append)
+            if connections:
+                break
         if association.rejected_contexts and not association.accepted_contexts:
             result.was_reached = True
             result.refused = {file: _takes_not(content) for file, content in objects.items()}
@@ -103,6 +105,15 @@ class Sender:
             tls_args=(self.tls, destination.host) if self.tls else None,
             evt_handlers=[(evt.EVT_CONN_OPEN, connected)],
         )
+
+
+def _addresses(destination: Destination) -> list[str]:
+    """All of its host, to try one after the other: localhost may be ::1 first, and the PACS not listen there."""
+    try:
+        found = socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _syntaxes(own: UID) -> list[UID]:

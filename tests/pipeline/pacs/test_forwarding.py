@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 
@@ -165,6 +166,19 @@ def test_a_host_that_is_not_known_and_a_port_where_nobody_listens_are_waited_for
     unknown = Sender(AET).send(Destination("PACS", "no.such.host.invalid", 1), files)
     assert unknown == Sent(problem="its host is not known here")
     assert Sender(AET).send(Destination("PACS", "127.0.0.1", 1), files).problem == "can not be reached"
+
+
+def test_every_address_of_a_host_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *words: object, **options: object) -> list:
+        addresses = ("127.0.0.2", "127.0.0.1") if host == "pacs.local" else (host,)
+        return [entry for address in addresses for entry in real(address, *words, **options)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with fake_pacs() as pacs:
+        result = Sender(AET).send(Destination("PACS", "pacs.local", pacs.port), objects(tmp_path))
+    assert len(result.stored) == len(pacs.stored) == 2 and result.was_reached
 
 
 def test_an_uncompressed_object_is_written_as_the_pacs_takes_it(tmp_path: Path) -> None:
