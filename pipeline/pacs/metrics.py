@@ -83,21 +83,28 @@ def _pages(metrics: Metrics, health: Callable[[], str]) -> Application:
     counters = make_wsgi_app(metrics.registry)
 
     def page(environment: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environment.get("PATH_INFO")
-        if path == "/health":
-            start("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{health()}\n".encode()]
+        path, text = environment.get("PATH_INFO"), [("Content-Type", "text/plain; charset=utf-8")]
+        if path not in ("/metrics", "/health"):
+            start("404 Not Found", text)
+            return [b"/metrics or /health\n"]
+        try:
+            line = health()  # which takes the gauges anew, too
+        except OSError as error:
+            start("503 Service Unavailable", text)
+            return [f"health: the spool can not be read ({error.strerror})\n".encode()]
         if path == "/metrics":
-            health()  # which takes the gauges anew
             return counters(environment, start)
-        start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"/metrics or /health\n"]
+        start("200 OK", text)
+        return [f"{line}\n".encode()]
 
     return page
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is silent or goes away is no news; the base class would print a trace for each."""
 
 
 class _SilentHandler(WSGIRequestHandler):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from factories import PATIENT
-from nodes import associated, fake_pacs, make_study, running_node, send
+from nodes import associated, fake_pacs, make_study, running_node, send, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.pacs.metrics import Metrics, MetricsServer
@@ -65,3 +68,34 @@ def test_a_port_that_is_taken_is_refused() -> None:
             MetricsServer(Metrics(), "127.0.0.1", server.port, lambda: "")
     finally:
         server.close()
+
+
+def test_a_client_that_goes_away_leaves_no_trace_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    server = MetricsServer(Metrics(), "127.0.0.1", 0, lambda: "well")
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            client.sendall(b"GET /hea")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        assert page(server, "/health") == "well\n"  # its turn came after the client's
+        wait_for(lambda: not any("request" in each.name for each in threading.enumerate()), "the threads to end")
+    finally:
+        server.close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health"])
+def test_a_disk_that_is_away_makes_the_node_unhealthy_without_a_trace(
+    path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def health() -> str:
+        raise OSError(5, "Input/output error")
+
+    server = MetricsServer(Metrics(), "127.0.0.1", 0, health)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+            page(server, path)
+        assert caught.value.read() == b"health: the spool can not be read (Input/output error)\n"
+        caught.value.close()
+    finally:
+        server.close()
+    assert capfd.readouterr().err == ""
