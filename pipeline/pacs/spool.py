@@ -1,6 +1,6 @@
 """What a node has accepted, on disk: nothing is there by halves, and no name tells of the patient.
 
-    incoming/                    being written
+    incoming/                    being written, or being removed
     work/<study>/                being computed
     studies/<study>/state.json   see `ledger`
                     images/<instance>.dcm
@@ -17,6 +17,8 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from ..atomic import flush_folder, remove_left_overs
@@ -57,7 +59,7 @@ class Spool:
         self.max_bytes, self.max_study_bytes, self.min_free_bytes = max_bytes, max_study_bytes, min_free_bytes
         self._incoming, self._work = self.folder / "incoming", self.folder / "work"
         self._studies = self.folder / "studies"
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
         try:
             for each in (self._incoming, self._work):
                 shutil.rmtree(each, ignore_errors=True)
@@ -120,28 +122,43 @@ class Spool:
         """
         folder = self.study(name.study) / ("images" if is_image else "other")
         path = folder / f"{name.instance}.dcm"
-        if path.exists():
-            return False
-        pieces = list(content)
+        try:
+            if path.exists():
+                flush_folder(folder)  # another sender may have put it there at this moment
+                return False
+            return self._add(name.study, list(content), path)
+        except OSError as error:
+            raise NoRoomError("disk", f"the spool can not be written ({error.strerror})") from None
+
+    def _add(self, study: str, pieces: list[bytes | memoryview], path: Path) -> bool:
+        """Write the file, and put it in its place if that is still free; returns whether it was."""
         size = sum(memoryview(piece).nbytes for piece in pieces)
-        self._claim(name.study, size)
+        self._claim(study, size)
         temporary = self._incoming / secrets.token_hex(16)
+        placed = False
         try:
             _write(temporary, pieces)
-            _make_folder(folder)
-            temporary.replace(path)
-            flush_folder(folder)
-        except OSError as error:
-            self._give_back(name.study, size)
-            temporary.unlink(missing_ok=True)
-            raise NoRoomError("disk", f"the spool can not be written ({error.strerror})") from None
-        return True
+            with self._making:  # nobody counts on a folder whose maker has not flushed it yet
+                _make_folder(path.parent)
+            with self._lock:
+                if not path.exists():
+                    temporary.replace(path)
+                    placed = True
+            flush_folder(path.parent)
+        finally:
+            if not placed:
+                self._give_back(study, size)
+                with suppress(OSError):
+                    temporary.unlink()
+        return placed
 
     def last_change(self, study: str) -> float:
-        """When its state changed last, or where it has none its folder, in seconds since 1970."""
-        folder = self.study(study)
-        state = folder / "state.json"
-        return (state if state.exists() else folder).stat().st_mtime
+        """When its state changed last, or where it has none its folder, in seconds since 1970; infinite where the study
+        has just been removed."""
+        for path in (self.study(study) / "state.json", self.study(study)):
+            with suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return inf
 
     def link_images(self, study: str, images: Iterable[str], folder: Path) -> None:
         """Put images of a study into a folder of their own, as what they are at this moment: nothing joins them.
@@ -189,8 +206,15 @@ class Spool:
         self.measure(study)
 
     def remove(self, study: str) -> None:
-        """Remove all of a study."""
-        shutil.rmtree(self.study(study), ignore_errors=True)
+        """Remove all of a study, in one step: of what a kill left of its images another result would be made.
+
+        Raises:
+            OSError: it can not be removed.
+        """
+        doomed = self._incoming / secrets.token_hex(16)
+        with suppress(FileNotFoundError):
+            self.study(study).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
         with self._lock:
             self._sizes.pop(study, None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from scanloom.pipeline.errors import UsageError
+from scanloom.pipeline.pacs import spool as module
 from scanloom.pipeline.pacs.instance import InstanceName, uid_hash
 from scanloom.pipeline.pacs.spool import NoRoomError, Spool
 
@@ -133,3 +134,49 @@ def test_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"can not write to .*file"):
         spool(tmp_path / "file" / "spool")
+
+
+def test_of_two_senders_of_one_instance_the_first_is_kept_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, both, new = spool(tmp_path), threading.Barrier(2), []
+    write = module._write
+
+    def write_together(*args: object) -> None:
+        write(*args)  # type: ignore[arg-type]
+        both.wait(20)
+
+    monkeypatch.setattr(module, "_write", write_together)
+    threads = [threading.Thread(target=lambda: new.append(kept.store(name(), True, [b"abc"]))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(new) == [False, True]
+    assert kept.used_bytes == 3
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_an_instance_that_is_here_is_on_the_disk_before_its_second_sender_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, flushed = spool(tmp_path), []
+    kept.store(name(), True, [b"abc"])
+    monkeypatch.setattr(module, "flush_folder", flushed.append)
+    assert not kept.store(name(), True, [b"abc"])
+    assert flushed == [tmp_path / "studies" / uid_hash("one") / "images"]
+
+
+def test_a_study_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = spool(tmp_path)
+    kept.store(name(), True, [b"abc"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # killed before a file is gone
+        kept.remove(uid_hash("one"))
+        kept.remove(uid_hash("two"))  # never was
+    assert kept.studies() == [] and kept.used_bytes == 0
+    assert spool(tmp_path).studies() == [] and not list(tmp_path.rglob("*.dcm"))
+
+
+def test_a_study_that_is_gone_has_changed_last_of_all(tmp_path: Path) -> None:
+    assert spool(tmp_path).last_change(uid_hash("one")) == float("inf")
