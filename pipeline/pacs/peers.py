@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from socketserver import BaseServer
+from time import monotonic
 from typing import Any
 
 from pynetdicom.association import Association
@@ -18,6 +21,8 @@ LARGEST_PDU = 2**20
 WAITING_CONNECTIONS = 256
 """Connections beside the associations: those that are still to say who they are, and those being turned away."""
 HANDSHAKE_S = 15.0
+MESSAGE_BYTES = 2**14
+"""What a message costs beside its own bytes, at most: who does not wait for answers can send many small ones."""
 
 
 class InFlight:
@@ -30,21 +35,35 @@ class InFlight:
 
     def __init__(self, limit_bytes: int, passed: Callable[[Association], None]) -> None:
         self.limit_bytes, self.passed = limit_bytes, passed
-        self._held: dict[Association, int] = {}
+        self._held: dict[Association, deque[int]] = {}  # bytes of each message that waits, and of the one that comes
+        self._total = 0
         self._lock = threading.Lock()
 
     def add(self, association: Association, count: int) -> bool:
         """Count bytes that an association is about to receive; returns whether there is room for them."""
         with self._lock:
-            if association not in self._held:
-                self._held = {each: held for each, held in self._held.items() if each.is_alive()}
-            self._held[association] = self._held.get(association, 0) + count
-            return sum(self._held.values()) <= self.limit_bytes
+            return self._count(association, count)
+
+    def end_message(self, association: Association) -> None:
+        """The association has received a message as a whole; what comes next is of another one."""
+        with self._lock:
+            self._count(association, MESSAGE_BYTES)
+            self._held[association].append(0)
 
     def forget(self, association: Association) -> None:
-        """What the association has received so far is in memory no more."""
+        """The oldest message of the association is in memory no more; those that it sent in advance are."""
         with self._lock:
-            self._held.pop(association, None)
+            held = self._held.get(association, deque())
+            if len(held) > 1:
+                self._total -= held.popleft()
+
+    def _count(self, association: Association, count: int) -> bool:
+        if association not in self._held or self._total + count > self.limit_bytes:
+            for gone in [each for each in self._held if not each.is_alive()]:
+                self._total -= sum(self._held.pop(gone))
+        self._held.setdefault(association, deque([0]))[-1] += count
+        self._total += count
+        return self._total <= self.limit_bytes
 
 
 class Seats:
@@ -76,22 +95,46 @@ class Seats:
 
 
 class PeerSocket(AssociationSocket):
-    """Reads no PDU that is too long, and no message for which there is no room."""
+    """Reads no PDU that is too long, or too long in coming, and no message for which there is no room."""
 
     in_flight: InFlight
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._opened = monotonic()
+
     def recv(self, nr_bytes: int) -> bytearray:
-        """As the base class.
+        """As the base class, but that a peer which sends a byte now and then has no more time than a silent one.
 
         Raises:
-            OSError: too much; pynetdicom then closes the connection.
+            OSError: too much, or too slow; pynetdicom then closes the connection.
         """
         if nr_bytes > LARGEST_PDU:
             raise OSError("no PDU is as long")
         if not self.in_flight.add(self.assoc, nr_bytes):
             self.in_flight.passed(self.assoc)
             raise OSError("too much at a time")
-        return super().recv(nr_bytes)
+        connection, content = self.socket, bytearray()
+        assert connection is not None
+        before = connection.gettimeout()
+        end = self._end()
+        try:
+            while len(content) < nr_bytes:
+                connection.settimeout(max(end - monotonic(), 0.001))
+                piece = connection.recv(min(nr_bytes - len(content), 2**16))
+                if not piece:
+                    break
+                content += piece
+        finally:
+            with suppress(OSError):
+                connection.settimeout(before)
+        return content
+
+    def _end(self) -> float:
+        """When what is being received must have come."""
+        if self.assoc.is_established:
+            return monotonic() + (self.assoc.network_timeout or HANDSHAKE_S)
+        return self._opened + (self.assoc.acse_timeout or HANDSHAKE_S)
 
     def _shutdown_socket(self) -> None:
         """pynetdicom leaves a socket open, and with it a file descriptor, where the peer was first to end it."""
@@ -114,6 +157,13 @@ class PeerStates(StateMachine):
             self.dul.kill_dul()
             if self.dul.socket is not None:
                 self.dul.socket.close()
+
+
+def break_off(association: Association) -> None:
+    """End a connection on which nobody is associated; `abort` would wait for a peer that has sent half a request."""
+    association.dul.kill_dul()
+    with suppress(OSError, AttributeError):  # it has ended in the meantime
+        association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 class PeerServer(ThreadedAssociationServer):

@@ -26,7 +26,7 @@ from .allowed import AllowList
 from .arrivals import Arrivals
 from .instance import InstanceName, NotAnInstanceError, OtherInstanceError, name_instance
 from .metrics import Metrics
-from .peers import WAITING_CONNECTIONS, InFlight, PeerHandler, PeerServer, Seats
+from .peers import WAITING_CONNECTIONS, InFlight, PeerHandler, PeerServer, Seats, break_off
 from .spool import NoRoomError, Spool
 
 SUCCESS, OUT_OF_RESOURCES, NO_MATCH, NOT_UNDERSTOOD, PROCESSING_FAILURE = 0x0000, 0xA700, 0xA900, 0xC000, 0x0110
@@ -116,6 +116,7 @@ class Receiver:
                 tls=options.tls,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_request),
+                    (evt.EVT_DIMSE_RECV, self._on_message),
                     (evt.EVT_C_ECHO, self._on_echo),
                     (evt.EVT_C_STORE, self._on_store),
                 ],
@@ -140,7 +141,10 @@ class Receiver:
         else:
             self._server.server_close()
         for association in self._server.active_associations:
-            association.abort()
+            if association.is_established:
+                association.abort()
+            else:
+                break_off(association)
 
     @property
     def associations(self) -> int:
@@ -169,6 +173,9 @@ class Receiver:
         self._say_once(reason, event.assoc, f"association rejected: {line}")
         event.assoc.acse.send_reject(*how)
         event.assoc.kill()  # waits until it is sent
+
+    def _on_message(self, event: Event) -> None:
+        self._in_flight.end_message(event.assoc)
 
     def _on_echo(self, event: Event) -> int:
         self._in_flight.forget(event.assoc)

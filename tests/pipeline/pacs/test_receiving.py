@@ -8,6 +8,9 @@ import socket
 import struct
 import subprocess
 import threading
+import time
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
@@ -16,6 +19,8 @@ from factories import PATIENT, edit_file
 from nodes import AET, FakeCompute, associated, make_study, running_node, send, wait_for, write_object
 from pydicom.data import get_testdata_file
 from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 from scanloom.pipeline.pacs.allowed import parse_allow_list
 from scanloom.pipeline.pacs.receiving import TRANSFER_SYNTAXES
@@ -300,3 +305,81 @@ def test_segmentations_and_reports_are_taken_but_call_for_no_computation(tmp_pat
         assert send(node.port, [made]) == [0]
         wait_for(lambda: not node.spool.studies(), "what needs no computation to go")
     assert compute.sets == []
+
+
+@pytest.mark.parametrize("is_associated", [False, True])
+def test_who_sends_byte_by_byte_has_no_more_time_than_who_is_silent(tmp_path: Path, is_associated: bool) -> None:
+    stopped = threading.Event()
+
+    def drip(connection: socket.socket, content: bytes) -> None:
+        with suppress(OSError):  # until the other side is gone
+            for byte in content:
+                connection.sendall(bytes([byte]))
+                if stopped.wait(0.1):
+                    return
+
+    with (
+        running_node(tmp_path / "node", receiving={"hello_s": 0.5, "silence_s": 0.5}) as node,
+        socket.create_connection(("127.0.0.1", node.port), timeout=20) as connection,
+    ):
+        content = request_pdu()
+        if is_associated:
+            connection.sendall(content)
+            assert first_byte(connection) == b"\x02"
+            content = b"\x04\0" + struct.pack(">I", 10_000) + bytes(10_000)
+        wait_for(lambda: node.node.receiver._server.active_associations, "the connection")
+        thread = threading.Thread(target=drip, args=(connection, content))
+        thread.start()
+        try:
+            wait_for(lambda: not node.node.receiver._server.active_associations, "the end", 5.0)
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def test_stopping_does_not_wait_for_half_a_request(tmp_path: Path) -> None:
+    with (
+        running_node(tmp_path / "node") as node,  # which would wait for the rest of it for 15 s
+        socket.create_connection(("127.0.0.1", node.port), timeout=20) as connection,
+    ):
+        connection.sendall(request_pdu()[:20])
+        wait_for(lambda: node.node.receiver._server.active_associations, "the connection")
+        time.sleep(0.2)  # the half is being read
+        began = time.monotonic()
+        node.node.receiver.stop()
+        assert time.monotonic() - began < 5
+        assert first_byte(connection) == b""
+
+
+def test_messages_that_are_sent_ahead_of_their_answers_count_until_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, gate = make_study(tmp_path), threading.Semaphore(0)
+    for file in files:
+        edit_file(file, PixelData=bytes(400_000), Rows=400, Columns=500)
+    with running_node(tmp_path / "node", receiving={"max_memory_bytes": 1_000_000}, **SLOW) as node:
+        store = node.spool.store
+        monkeypatch.setattr(node.spool, "store", lambda *words: gate.acquire(timeout=20) and store(*words))
+        with associated(node.port, files[:1]) as association:
+            for number, file in enumerate(files[:2]):
+                send_ahead(association, file, number + 1)
+            (peer,) = node.node.receiver._server.active_associations
+            wait_for(lambda: peer.dimse.msg_queue.qsize() == 1, "the second message behind the first")
+            gate.release()
+            wait_for(lambda: peer.dimse.msg_queue.qsize() == 0, "the second message to be handled")
+            for number, file in enumerate(files[2:4]):  # with the second that makes three, where there is room for two
+                send_ahead(association, file, number + 3)
+            node.wait_to_say("too many bytes are being received")
+            gate.release(10)
+        assert send(node.port, files[4:]) == [0] * 4
+
+
+def send_ahead(association: Association, file: Path, number: int) -> None:
+    """C-STORE without waiting for the answer."""
+    data = pydicom.dcmread(file)
+    request = C_STORE()
+    request.MessageID, request.Priority = number, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
+    request.DataSet = BytesIO(file.read_bytes()[split_dataset(file)[1] :])
+    (context,) = (each for each in association.accepted_contexts if each.abstract_syntax == data.SOPClassUID)
+    association.dimse.send_msg(request, context.context_id)
