@@ -53,11 +53,16 @@ def receive(channel: socket.socket) -> tuple[Any, tuple[int, ...]] | None:
         TimeoutError: the channel has a time limit and nothing came.
     """
     head, descriptors, _, _ = socket.recv_fds(channel, _HEAD.size, MOST_DESCRIPTORS)
-    rest = _exactly(channel, _HEAD.size - len(head)) if head else None
-    if rest is None:
-        return None
-    size, shared = _HEAD.unpack(head + rest)
-    content = _exactly(channel, size)
+    content = None
+    try:
+        rest = _exactly(channel, _HEAD.size - len(head)) if head else None
+        if rest is not None:
+            size, shared = _HEAD.unpack(head + rest)
+            content = _exactly(channel, size)
+    finally:
+        if content is None:  # broken off: nobody else gives back what came with it
+            for descriptor in descriptors:
+                os.close(descriptor)
     if content is None:
         return None
     own = len(descriptors) - shared

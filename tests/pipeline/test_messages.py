@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -79,3 +80,16 @@ def test_a_channel_that_ends_in_a_message_holds_none(channels: Channels) -> None
     assert received is not None
     assert received[0] == "whole"
     assert receive(channels[1]) is None
+
+
+@pytest.mark.parametrize("sent", [4, 16, 30])
+def test_what_came_with_a_message_that_breaks_off_is_given_back(channels: Channels, sent: int) -> None:
+    before = psutil.Process().num_fds()
+    reading, writing = os.pipe()
+    socket.send_fds(channels[0], [struct.pack("<QQ", 100, 1)[:sent]], [reading])
+    channels[0].send(bytes(max(0, sent - 16)))
+    os.close(reading)
+    os.close(writing)
+    channels[0].close()
+    assert receive(channels[1]) is None
+    assert psutil.Process().num_fds() == before - 1  # its own end of the channel
