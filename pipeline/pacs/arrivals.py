@@ -25,8 +25,11 @@ class Sender(Protocol):
 class _Arrival:
     last: float
     senders: list[Sender] = field(default_factory=list)
+    coming: int = 0
 
     def is_quiet(self, now: float, quiet_s: float) -> bool:
+        if self.coming:
+            return False
         silent = now - self.last
         sending = any(sender.is_established for sender in self.senders)
         return silent >= (quiet_s * MANY_TIMES if sending else quiet_s)
@@ -43,10 +46,11 @@ class Arrivals:
     def __init__(self, quiet_s: float, clock: Callable[[], float] = monotonic) -> None:
         self.quiet_s, self._clock = quiet_s, clock
         self._studies: dict[str, _Arrival] = {}
+        self._taken: str | None = None
         self._changed = threading.Condition()
 
     def note(self, study: str, sender: Sender | None = None) -> bool:
-        """An instance of the study comes; to be called before it is stored. Returns whether it is the first one."""
+        """The study is to be looked at when it is quiet. Returns whether it was not known of."""
         with self._changed:
             first = study not in self._studies
             arrival = self._studies.setdefault(study, _Arrival(self._clock()))
@@ -55,14 +59,33 @@ class Arrivals:
                 arrival.senders = [each for each in arrival.senders if each.is_established] + [sender]
             return first
 
+    @contextmanager
+    def coming(self, study: str, sender: Sender | None = None) -> Iterator[bool]:
+        """Within it an instance of the study is being stored, however long the disk takes: until it is there the study
+        is not quiet.
+
+        Yields:
+            Whether it is the first one.
+        """
+        with self._changed:
+            first = self.note(study, sender)
+            arrival = self._studies[study]
+            arrival.coming += 1
+        try:
+            yield first
+        finally:
+            with self._changed:
+                arrival.coming -= 1
+                arrival.last = self._clock()
+
     def names(self) -> set[str]:
         """The studies that are being received."""
         with self._changed:
             return set(self._studies)
 
     def take(self, timeout_s: float) -> str | None:
-        """The study that has been quiet longest, which is then no longer being received; None where none becomes quiet
-        within the time."""
+        """The study that has been quiet longest, which is then no longer being received but worked on, until `finish`;
+        None where none becomes quiet within the time."""
         end = self._clock() + timeout_s
         with self._changed:
             while True:
@@ -71,17 +94,23 @@ class Arrivals:
                 if quiet:
                     _, study = min(quiet)
                     del self._studies[study]
+                    self._taken = study
                     return study
                 if now >= end:
                     return None
                 self._changed.wait(min(POLL_S, max(end - now, 0.001)))
+
+    def finish(self) -> None:
+        """The study that was taken is worked on no more."""
+        with self._changed:
+            self._taken = None
 
     @contextmanager
     def kept_out(self, study: str) -> Iterator[bool]:
         """Within it nothing of the study can come, so that what it no longer needs can be removed.
 
         Yields:
-            False where something is coming already: then leave it alone.
+            False where something is coming already, or the study is worked on: then leave it alone.
         """
         with self._changed:
-            yield study not in self._studies
+            yield study not in self._studies and study != self._taken

@@ -91,7 +91,6 @@ class Node:
             for each in options.destinations
         }
         self._states: dict[str, str] = {}
-        self._computing: str | None = None
         self._stopping = threading.Event()
         self._health = threading.Thread(target=self._tell_health, name="health", daemon=True)
 
@@ -175,7 +174,6 @@ class Node:
 
     def _work_on(self, study: str) -> None:
         """A study is quiet: compute it where it has something new, then clear up."""
-        self._computing = study
         try:
             images = self._spool.images(study)
             if images and self.ledger.read(study).covers(images, self._bundle):
@@ -189,7 +187,7 @@ class Node:
             self._say(f"{study_name(study)}: not finished, tried again: {reason}")
             self.arrivals.note(study)
         finally:
-            self._computing = None
+            self.arrivals.finish()
         self._settle(study)
 
     def _run(self, study: str, images: frozenset[str]) -> None:
@@ -252,7 +250,7 @@ class Node:
             return
         with self.arrivals.kept_out(study) as is_alone:
             images = self._spool.images(study)
-            if not is_alone or study == self._computing or (images and not state.covers(images)):
+            if not is_alone or (images and not state.covers(images)):
                 return
             if state.runs:
                 self._spool.remove_instances(study)
@@ -266,7 +264,7 @@ class Node:
             if self._spool.last_change(study) > before:
                 continue
             with self.arrivals.kept_out(study) as is_alone:
-                if is_alone and study != self._computing and not self._is_under_way(study):
+                if is_alone and not self._is_under_way(study):
                     self._forget(study)
                     self._say(f"{study_name(study)}: removed after {self._options.keep_days:g} days")
 

@@ -202,13 +202,12 @@ class Receiver:
         name = name_instance(
             request.DataSet, syntax, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
         )
-        if self._arrivals.note(name.study, event.assoc):
-            self._began(name.study)
         head = PREAMBLE + encode_file_meta(event.file_meta)
-        if self._spool.store(name, is_image(name), [head, request.DataSet.getbuffer()]):
-            self._metrics.received.inc()
-        else:
-            self._metrics.again.inc()
+        with self._arrivals.coming(name.study, event.assoc) as is_first:
+            if is_first:
+                self._began(name.study)
+            is_new = self._spool.store(name, is_image(name), [head, request.DataSet.getbuffer()])
+        (self._metrics.received if is_new else self._metrics.again).inc()
 
     def _refuse(self, event: Event, status: int, reason: str, line: str) -> Dataset:
         self._metrics.refused.labels(reason).inc()

@@ -87,3 +87,28 @@ def test_nothing_comes_while_a_study_is_cleared_away() -> None:
     assert noted.is_set()
     with arrivals.kept_out("one") as is_alone:
         assert not is_alone
+
+
+def test_a_study_that_was_taken_is_left_alone_until_it_is_finished() -> None:
+    arrivals, clock = make()
+    arrivals.note("one")
+    clock.now += 10
+    assert arrivals.take(0) == "one"
+    with arrivals.kept_out("one") as is_alone, arrivals.kept_out("two") as other_is_alone:
+        assert not is_alone and other_is_alone
+    arrivals.finish()
+    with arrivals.kept_out("one") as is_alone:
+        assert is_alone
+
+
+def test_a_study_is_not_quiet_while_an_instance_is_stored_however_long_that_takes() -> None:
+    arrivals, clock = make()
+    gone = SimpleNamespace(is_established=False)
+    with arrivals.coming("one", gone) as is_first:
+        assert is_first
+        clock.now += 1000
+        assert arrivals.take(0) is None
+    clock.now += 9
+    assert arrivals.take(0) is None
+    clock.now += 1
+    assert arrivals.take(0) == "one"

@@ -383,3 +383,25 @@ def send_ahead(association: Association, file: Path, number: int) -> None:
     request.DataSet = BytesIO(file.read_bytes()[split_dataset(file)[1] :])
     (context,) = (each for each in association.accepted_contexts if each.abstract_syntax == data.SOPClassUID)
     association.dimse.send_msg(request, context.context_id)
+
+
+def test_an_image_that_the_disk_is_slow_to_take_is_computed_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, compute, gate = make_study(tmp_path), FakeCompute(), threading.Event()
+    with running_node(tmp_path / "node", compute, options={"quiet_s": 0.1}) as node:
+        store, names = node.spool.store, []
+
+        def store_last_slowly(*words: object) -> bool:
+            names.append(words[0])
+            return (len(names) < len(files) or gate.wait(20)) and store(*words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(node.spool, "store", store_last_slowly)
+        thread = threading.Thread(target=send, args=(node.port, files))
+        thread.start()
+        wait_for(lambda: len(names) == len(files), "the last image")
+        assert not compute.entered.wait(1.5)  # fifteen times the quiet time, where an open association holds for ten
+        gate.set()
+        thread.join()
+        node.wait_to_say("done")
+    assert [len(each) for each in compute.sets] == [len(files)]
