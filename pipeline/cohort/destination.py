@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UsageError
-from ..lock import locked
+from ..lock import NAME, locked
 from ..outputs import whole_report
 
 _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -47,6 +47,9 @@ class Destination(Protocol):
 
     def shown(self, case: str) -> Path | str:
         """Where the case's files are, for people."""
+
+    def ignores_case(self) -> bool:
+        """Whether a and A are one name there; ask while the place is held."""
 
 
 def destination_of(output: str | Path) -> Destination:
@@ -104,3 +107,7 @@ class FolderDestination:
     def shown(self, case: str) -> Path:
         """OUT/CASE as the user named OUT."""
         return Path(self.said) / case
+
+    def ignores_case(self) -> bool:
+        """See `Destination.ignores_case`; the lock tells it."""
+        return (self.folder / NAME.upper()).exists()

@@ -34,7 +34,10 @@ def url_destination(url: str) -> UrlDestination:
     Raises:
         UsageError: it holds credentials, its scheme is unknown, or a package is missing.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UsageError("the URL given has no valid host. Use SCHEME://PLACE, such as s3://BUCKET/FOLDER.") from None
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if parts.password is not None or parts.query or (parts.username and parts.scheme not in _NAMES_USERS):
         raise UsageError(
@@ -116,6 +119,10 @@ class UrlDestination:
     def shown(self, case: str) -> str:
         """The URL of the case."""
         return f"{self.store.url}/{case}"
+
+    def ignores_case(self) -> bool:
+        """No store is known that does."""
+        return False
 
 
 def _files(folder: Path) -> list[str]:

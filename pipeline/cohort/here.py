@@ -45,7 +45,7 @@ def run_here(job: Job, done: Done, report: Report, loaded: list[Predictor]) -> N
         loaded: the bundle as an earlier run has loaded it, or an empty list, which keeps it.
     """
     count = len(job.inputs)
-    room, names, label = Room(), Names(), Labeller(job, loaded)
+    room, names, label = Room(), Names(job.destination), Labeller(job, loaded)
     with CaseReader(job, keeps=HELD) as reader, Writing(job, room, done, aside=count > 1) as writing:
 
         def read(number: int) -> tuple[CaseResult, Scan | None]:

@@ -80,7 +80,7 @@ async def _every_input(job: Job, done: Done, report: Report) -> None:
     under_way = asyncio.Semaphore(HELD_BY_DEVICE * share.devices)
     ended = 0
     async with Devices(asked, ray.put(files_of(job.bundle.folder)), share, report) as devices:
-        cases = _Cases(asked, devices, share.hands)
+        cases = _Cases(asked, devices, Names(job.destination), share.hands)
 
         async def one(number: int, given: Input) -> None:
             nonlocal ended
@@ -133,12 +133,13 @@ class _Cases:
     Args:
         job: a reference to what is asked for.
         devices: that label.
+        names: of the cases.
         hands: how many cases may be read or written at a time; more than there are processors would each only start
             a process more.
     """
 
-    def __init__(self, job: Any, devices: Devices, hands: int) -> None:
-        self._job, self._devices, self._names = (job,), devices, Names()
+    def __init__(self, job: Any, devices: Devices, names: Names, hands: int) -> None:
+        self._job, self._devices, self._names = (job,), devices, names
         self._hands = asyncio.Semaphore(hands)
 
     async def ended(self, number: int, given: Input) -> CaseResult:

@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from ..studies import Series, select_series
 from ..studies.isolation import StudyProcess
 from ..verdicts import Judge
 from ..volume import Notice, Volume
+from .destination import Destination
 from .job import Input, Job
 from .storing import is_being_stored, store_case
 
@@ -95,19 +97,29 @@ def give_way() -> None:
 
 
 class Names:
-    """Which input has which name: no case is written over another of the same run."""
+    """Which input has which name: no case is written over another of the same run.
 
-    def __init__(self) -> None:
+    Args:
+        destination: of the cases, held; where it ignores case, so do their names.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self._fold = _folded if destination.ignores_case() else str
         self._taken: dict[str, int] = {}
 
     def claim(self, number: int, result: CaseResult) -> None:
         """Refuse the case of an input where an earlier one has its name."""
-        if result.error or result.case is None or self._taken.setdefault(result.case, number) == number:
+        if result.error or result.case is None or self._taken.setdefault(self._fold(result.case), number) == number:
             return
         result.end(
             UsageError(f"two inputs are called {result.case}. Rename one, or predict them into two folders."),
             result.case,
         )
+
+
+def _folded(name: str) -> str:
+    """The same for names that a disk which ignores case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def no_wait(size: int) -> None:

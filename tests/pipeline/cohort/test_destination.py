@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 from scanloom.pipeline.cohort.destination import FolderDestination, destination_of
+from scanloom.pipeline.cohort.stages import Names
 from scanloom.pipeline.errors import UsageError
-from scanloom.pipeline.lock import FolderInUseError
+from scanloom.pipeline.lock import NAME, FolderInUseError
+from scanloom.pipeline.prediction import CaseResult
 
 
 def test_a_folder_gets_its_files_where_they_belong(tmp_path, monkeypatch):
@@ -43,6 +45,7 @@ def test_a_path_is_a_folder_however_it_is_written(output):
         ("sftp://me:hunter2@host/out", "holds credentials or a query"),
         ("az://container/out?sig=hunter2", "holds credentials or a query"),
         ("nonsense://place", "nonsense:// is no scheme that results can go to"),
+        ("s3://[bucket/out", "has no valid host"),
         ("s3://", "names no place for results"),
         ("simplecache::s3://KEY:hunter2@bucket/out", "names no place for results"),
         (Path("s3://bucket/out"), "has lost a slash"),
@@ -65,3 +68,16 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
         destination_of("s3://bucket/out")
     with pytest.raises(UsageError, match=r"gs:// needs a package .* install gcsfs"):
         destination_of("gs://bucket/out")
+
+
+@pytest.mark.parametrize(("upper", "statuses"), [(False, ["done"] * 3), (True, ["done", "refused", "refused"])])
+def test_names_are_told_apart_by_case_where_the_disk_does(tmp_path, upper, statuses):
+    destination = destination_of(tmp_path)
+    with destination.locked():
+        if upper:  # as a disk that ignores case answers
+            (tmp_path / NAME.upper()).touch()
+        assert destination.ignores_case() == upper
+        names, results = Names(destination), [CaseResult(name) for name in ("sc\u00e4n", "Sc\u00e4n", "sca\u0308n")]
+        for number, result in enumerate(results):
+            names.claim(number, result)
+    assert [result.status for result in results] == statuses
