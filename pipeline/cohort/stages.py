@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..atomic import remove_left_overs
 from ..bundle_modules import python_names
 from ..errors import PipelineError, StudyError, UsageError
 from ..outputs import NOT_DICOM, RunFacts, choose_formats, write_case
@@ -323,6 +324,7 @@ def finish_case(result: CaseResult, scan: Scan, labelled: Labelled, job: Job) ->
         seconds = {**labelled.seconds, "verdict": perf_counter() - started}
         facts = RunFacts(labelled.device, seconds, labelled.notices, labelled.facts, verdict)
         with job.destination.case_folder(str(result.case)) as folder:
+            remove_left_overs(folder)  # of an attempt that was killed
             if scan.address is None or not is_being_stored(folder, job.run):
                 write_case(
                     folder,

@@ -1,14 +1,16 @@
-"""The process that writes cases while others are read and labelled: `python -m scanloom.pipeline.cohort.writer SOCKET`.
+"""The process that writes cases while others are read and labelled.
 
-`WriterProcess` starts it. Drawing previews and building DICOM objects is Python's own work, and would hold up the
-process that feeds the device.
+`WriterProcess` starts it: `python -m scanloom.pipeline.cohort.writer SOCKET FOLDER`. Drawing previews and building
+DICOM objects is Python's own work, and would hold up the process that feeds the device.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import sys
+import tempfile
 import warnings
 
 from ..errors import PipelineError
@@ -30,7 +32,13 @@ class WriterProcess:
 
     def __init__(self, job: Job) -> None:
         self._job = job.travelling()
-        self._worker = WorkerProcess(__name__, shows_errors=log.isEnabledFor(logging.DEBUG))
+        self._scratch = tempfile.mkdtemp(prefix="scanloom-")
+        self._worker = WorkerProcess(
+            __name__,
+            [self._scratch],
+            environment={"TMPDIR": self._scratch},  # so that what a killed process leaves can be found
+            shows_errors=log.isEnabledFor(logging.DEBUG),
+        )
 
     @property
     def pid(self) -> int | None:
@@ -59,17 +67,21 @@ class WriterProcess:
         return result
 
     def close(self) -> None:
-        """End the process, for good."""
+        """End the process, for good, and remove its temporary files."""
         self._worker.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def main() -> None:
-    """Answers requests on the socket until it is closed."""
+    """Answers requests on the socket until it is closed; then nobody else is left to remove the temporary files."""
     warnings.simplefilter("ignore")
     give_way()
     channel = socket.socket(fileno=int(sys.argv[1]))
-    while (request := receive(channel)) is not None:
-        send(channel, finish_case(*request[0]))
+    try:
+        while (request := receive(channel)) is not None:
+            send(channel, finish_case(*request[0]))
+    finally:
+        shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 if __name__ == "__main__":

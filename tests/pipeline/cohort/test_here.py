@@ -114,9 +114,25 @@ def test_one_scan_is_read_beside_the_one_that_is_labelled_and_no_more(
     assert {result.status for result in results} == {"done"}
 
 
-def test_a_writer_that_is_killed_loses_no_case(tmp_path: Path, bundle: Bundle, network: Labels) -> None:
-    network.on_begin["scan1"] = lambda: writer_of().kill()
+def test_a_writer_that_is_killed_loses_no_case(
+    tmp_path: Path, bundle: Bundle, network: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    ask = worker_process.WorkerProcess.ask
+
+    def kill_first(self: worker_process.WorkerProcess, request: Any) -> Any:
+        """The process that is asked to write scan1 dies while it does, once."""
+        if isinstance(request[0], CaseResult) and request[0].case == "scan1" and not killed:
+            (tmp_path / "out" / "scan1").mkdir()
+            (tmp_path / "out" / "scan1" / ".part-0123abcd-labels.nii.gz").write_text("half")
+            assert self.pid is not None
+            killed.append(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
+        return ask(self, request)
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "ask", kill_first)
     results = predict(bundle, options(tmp_path, 4))
+    assert killed
     assert [result.status for result in results] == ["done"] * 4
     for number in range(4):
         assert (tmp_path / "out" / f"scan{number}" / "report.json").is_file()
@@ -202,6 +218,22 @@ def test_a_second_interrupt_ends_what_is_being_written_and_leaves_no_process(
         predict(bundle, options(tmp_path, 3))
     assert not [child for child in psutil.Process().children() if "scanloom" in " ".join(_command(child))]
     assert not list((tmp_path / "out").glob("*.csv"))
+
+
+@pytest.mark.parametrize("asking_process_is_gone", [False, True])
+def test_what_a_writer_left_is_removed(tmp_path: Path, bundle: Bundle, asking_process_is_gone: bool) -> None:
+    writer = WriterProcess(Job(bundle, (), options(tmp_path, 0), destination_of(tmp_path / "out")))
+    try:
+        scratch = Path(psutil.Process(writer.pid).environ()["TMPDIR"])
+        (scratch / "preview.png").touch()
+        if asking_process_is_gone:
+            channel = writer._worker._channel
+            assert channel is not None
+            channel.close()
+            wait_for(lambda: not scratch.exists(), 60)
+    finally:
+        writer.close()
+    assert not scratch.exists()
 
 
 def test_a_case_that_can_not_be_handed_to_its_writer_is_failed_and_the_others_go_on(
