@@ -6,8 +6,10 @@ package `openvino_telemetry` is there; this module keeps that package out of its
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -59,7 +61,7 @@ class OpenVinoEngine(Engine):
         return {"engine_version": version("openvino")}
 
     def _model(self, program: ExportedProgram, shape: Sequence[int]) -> _CompiledModel:
-        with warnings.catch_warnings(), hidden(TELEMETRY), torch.no_grad():
+        with warnings.catch_warnings(), hidden(TELEMETRY), _root_logger_kept(), torch.no_grad():
             warnings.simplefilter("ignore")
             model = self._openvino.convert_model(program)
         model.reshape(list(shape))
@@ -87,6 +89,18 @@ class _CompiledModel:
             self._request.set_output_tensor(index, self._tensor(output, shared_memory=True))
         self._request.infer()
         return tree_unflatten([torch.from_numpy(output) for output in outputs], self._structure)
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Whatever OpenVINO does to the logger of all loggers where a conversion fails is undone."""
+    root = logging.getLogger()
+    level, handlers, filters = root.level, [*root.handlers], [*root.filters]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:], root.filters[:] = handlers, filters
 
 
 def _import_openvino() -> Any:
