@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..atomic import write_whole
+from ..errors import PipelineError
 
 COMPUTING, DONE, HELD, REFUSED, FAILED = "computing", "done", "held", "refused", "failed"
 """Of a run: begun; has results; has results that are not to be used; the study does not allow it; it went wrong."""
@@ -73,9 +74,15 @@ class Run:
 
 @dataclass
 class State:
-    """All runs of a study that still matter, the newest last."""
+    """What is known of a study.
+
+    Attributes:
+        runs: all that still matter, the newest last.
+        again: instances of it came after it was computed, and it has not been looked at since.
+    """
 
     runs: list[Run] = field(default_factory=list)
+    again: bool = False
 
     def run(self, name: str) -> Run | None:
         """The run of that name."""
@@ -89,12 +96,17 @@ class State:
             bundle: ask for this one, and for an end that would come out the same again; None for any end.
         """
         here = set(images)
-        return any(
+        return not here or any(
             run.status != COMPUTING
             and here <= set(run.images)
             and (bundle is None or (run.bundle == bundle and run.status != FAILED))
             for run in self.runs
         )
+
+    def is_left(self, images: Iterable[str]) -> bool:
+        """Whether a node that starts has to look at the study, which has these images."""
+        is_begun = any(run.status == COMPUTING for run in self.runs)
+        return self.again or is_begun or not self.covers(images)
 
     @property
     def status(self) -> str:
@@ -120,23 +132,32 @@ class Ledger:
         self._lock = threading.RLock()
 
     def read(self, study: str) -> State:
-        """The state; an empty one where there is none, or it can not be read."""
+        """The state; an empty one where there is none, or what is there is none.
+
+        Raises:
+            PipelineError: the disk does not give it; an empty one would be written over it.
+        """
+        path = self._folder(study) / "state.json"
         try:
-            content = json.loads((self._folder(study) / "state.json").read_text(encoding="utf-8"))
-            return State([_run(entry) for entry in content["runs"]])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            content = json.loads(path.read_bytes())
+            return State([_run(entry) for entry in content["runs"]], bool(content.get("again")))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return State()
+        except OSError as error:
+            raise PipelineError(
+                f"{path}: can not be read ({error.strerror or type(error).__name__}). Check disk and permissions."
+            ) from None
 
     def change(self, study: str, edit: Callable[[State], None]) -> State:
         """Read, edit and write a state as one step; the new state.
 
         Raises:
-            PipelineError: it can not be written; then the old one stands.
+            PipelineError: it can not be read or written; then the old one stands.
         """
         with self._lock:
             state = self.read(study)
             edit(state)
-            content = json.dumps({"runs": [asdict(run) for run in state.runs]}, indent=1)
+            content = json.dumps(asdict(state), indent=1)
             write_whole(self._folder(study) / "state.json", content.encode())
             return state
 

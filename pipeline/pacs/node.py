@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, time
 
 from ..errors import PipelineError, our_own
@@ -26,7 +25,7 @@ from .runs import Runs
 from .spool import Spool
 
 MOST_ATTEMPTS = 3
-"""A study in whose computation the program ended so often is given up; it may be what ended it."""
+"""A study in whose computation the program, or the disk, ended so often is given up; it may be what ended it."""
 HEALTH_S = 60.0
 DAY_S = 86400.0
 
@@ -153,73 +152,90 @@ class Node:
                 self._remove_old()
             except OSError as error:  # the disk is away for a moment, and the next line comes in any case
                 self._say(f"health: the spool can not be read ({error.strerror})")
+            except PipelineError as error:
+                self._say(f"health: {error}")
 
     def _began(self, study: str) -> None:
         self._say(f"{study_name(study)}: receiving")
+        self._runs.note_again(study)
 
     def _resume(self) -> None:
         """Take up every study where the disk says that it is."""
         for study in self._spool.studies():
-            self._runs.adopt_results(study)
-            state = self.ledger.read(study)
-            self._states[study] = state.status
-            for run in state.runs:
-                self._deliver(study, run)
-            images = self._spool.images(study)
-            if images and not state.covers(images):
-                self.arrivals.note(study)
-                self._say(f"{study_name(study)}: taken up again with {len(images)} images")
-            else:
-                self._settle(study)
+            try:
+                self._take_up(study)
+            except (OSError, PipelineError) as error:  # the others are not to wait for a disk that has lost this one
+                self._states[study] = FAILED
+                self._say(f"{study_name(study)}: left alone until the next start: {error}")
+
+    def _take_up(self, study: str) -> None:
+        self._runs.adopt_results(study)
+        state = self.ledger.read(study)
+        self._states[study] = state.status
+        for run in state.runs:
+            self._deliver(study, run)
+        images = self._spool.images(study)
+        if state.is_left(images):
+            self.arrivals.note(study)
+            self._say(f"{study_name(study)}: taken up again with {len(images)} images")
+        else:
+            self._settle(study)
 
     def _work_on(self, study: str) -> None:
         """A study is quiet: compute it where it has something new, then clear up."""
         try:
-            images = self._spool.images(study)
-            if images and self.ledger.read(study).covers(images, self._bundle):
-                self._say(f"{study_name(study)}: has been computed with these {len(images)} images; not run again")
-                for run in self._runs.try_failed_deliveries_again(study):
-                    self._deliver(study, run)
-            elif images:
-                self._run(study, images)
+            try:
+                self._look_at(study)
+            finally:
+                self.arrivals.finish()
+            self._settle(study)
         except Exception as error:  # the outermost loop over studies
             reason = str(error) if isinstance(error, PipelineError) else our_own(error)
             self._say(f"{study_name(study)}: not finished, tried again: {reason}")
             self.arrivals.note(study)
-        finally:
-            self.arrivals.finish()
-        self._settle(study)
+
+    def _look_at(self, study: str) -> None:
+        images = self._spool.images(study)
+        if not self.ledger.read(study).covers(images, self._bundle):
+            self._run(study, images)
+            return
+        if images:
+            self._say(f"{study_name(study)}: has been computed with these {len(images)} images; not run again")
+        for run in self._runs.deliver_again(study):
+            self._deliver(study, run)
 
     def _run(self, study: str, images: frozenset[str]) -> None:
         run = self._runs.begin(study, images, self._bundle)
         self._states[study] = COMPUTING
         if run.attempts > MOST_ATTEMPTS:
-            line = f"the program ended {MOST_ATTEMPTS} times while this study was computed; send it again to try again"
+            line = f"was begun {MOST_ATTEMPTS} times and never came to its end; send it again to try again"
             self._end(study, run.name, Labelled(FAILED, line))
             return
         self._say(f"{study_name(study)}: computing {len(images)} images")
-        work = self._spool.work(study)
-        self._spool.link_images(study, images, work / "images")
-        ended = self._labelled(study, run.name, work)
-        if ended.status in (DONE, HELD):
-            ended.write(work / "results")
-            self._spool.keep_results(study, run.name, work / "results")
-        else:
-            self._spool.clear_work(study)
+        try:
+            ended = self._labelled(study, run.name, images)
+        except (SystemExit, KeyboardInterrupt):  # the user ends the program, not the study
+            self._runs.forget_attempt(study, run.name)
+            raise
         self._end(study, run.name, ended)
 
-    def _labelled(self, study: str, run: str, work: Path) -> Labelled:
-        """The computation itself."""
+    def _labelled(self, study: str, run: str, images: frozenset[str]) -> Labelled:
+        """The computation, with its results in their place."""
+        work = self._spool.work(study)
+        self._spool.link_images(study, images, work / "images")
         started = monotonic()
         try:
-            return self._compute(work / "images", work / "results")
+            ended = self._compute(work / "images", work / "results")
         except Exception as error:  # the outermost loop over studies: a mistake of ours ends this one
-            return Labelled(FAILED, our_own(error))
-        except (SystemExit, KeyboardInterrupt):  # the user ends the program, not the study
-            self._runs.forget_attempt(study, run)
-            raise
+            ended = Labelled(FAILED, our_own(error))
         finally:
             self.metrics.run_seconds.observe(monotonic() - started)
+        if ended.status in (DONE, HELD):
+            ended.write(work / "results")
+            self._spool.keep_results(study, run, work / "results")
+        else:
+            self._spool.clear_work(study)
+        return ended
 
     def _end(self, study: str, name: str, ended: Labelled) -> None:
         """A run has ended: write it down, say so, and hand its results on."""
@@ -250,7 +266,7 @@ class Node:
             return
         with self.arrivals.kept_out(study) as is_alone:
             images = self._spool.images(study)
-            if not is_alone or (images and not state.covers(images)):
+            if not is_alone or not state.covers(images):
                 return
             if state.runs:
                 self._spool.remove_instances(study)

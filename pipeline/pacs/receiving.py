@@ -21,7 +21,7 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 
-from ..errors import UsageError, our_own
+from ..errors import PipelineError, UsageError, our_own
 from .allowed import AllowList
 from .arrivals import Arrivals
 from .instance import InstanceName, NotAnInstanceError, OtherInstanceError, name_instance
@@ -190,6 +190,8 @@ class Receiver:
             return self._refuse(event, OUT_OF_RESOURCES, error.reason, str(error))
         except OtherInstanceError as error:
             return self._refuse(event, NO_MATCH, "mismatch", str(error))
+        except PipelineError:
+            return self._refuse(event, OUT_OF_RESOURCES, "disk", "the state of the study can not be written")
         except NotAnInstanceError as error:
             return self._refuse(event, NOT_UNDERSTOOD, "unreadable", str(error))
         except Exception as error:  # the outermost of this thread; pynetdicom would only log it

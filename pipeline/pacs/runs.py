@@ -37,6 +37,7 @@ class Runs:
             attempts = old.attempts if old is not None and old.status == COMPUTING else 0
             state.runs = [run for run in state.runs if run.status != COMPUTING and run.name != name]
             state.runs.append(Run(name, bundle, sorted(images), attempts=attempts + 1))
+            state.again = False
 
         return self._ledger.change(study, edit).runs[-1]
 
@@ -87,14 +88,32 @@ class Runs:
                 except (OSError, ValueError, TypeError):  # not of our making; the study is computed again
                     self._spool.remove_results(study, run.name)
 
-    def try_failed_deliveries_again(self, study: str) -> list[Run]:
-        """Whoever sends a study again wants its results at every destination: the runs that have some to deliver."""
+    def note_again(self, study: str) -> None:
+        """Instances of the study come; where it was computed before, images that are here already do not tell so.
+
+        Raises:
+            PipelineError: it can not be written down.
+        """
 
         def edit(state: State) -> None:
+            state.again = True
+
+        if self._ledger.read(study).runs:
+            self._ledger.change(study, edit)
+
+    def deliver_again(self, study: str) -> list[Run]:
+        """Who sends a study again, of which nothing is new, wants its results at every destination; all runs."""
+
+        def edit(state: State) -> None:
+            state.again = False
+            state.runs = [run for run in state.runs if run.status != COMPUTING]  # of another bundle
             for delivery in _failed(state):
                 delivery.status = WAITING
+            for run in state.runs:
+                if run.status == DONE:
+                    run.deliveries = {**{name: Delivery() for name in self._destinations}, **run.deliveries}
 
-        if not _failed(self._ledger.read(study)):
+        if not self._ledger.read(study).runs:
             return []
         return self._ledger.change(study, edit).runs
 

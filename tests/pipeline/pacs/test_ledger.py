@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from scanloom.pipeline.errors import PipelineError
 from scanloom.pipeline.pacs.ledger import Delivery, Ledger, Run, State, run_name
 
 
@@ -81,3 +82,33 @@ def test_a_run_is_named_by_study_images_and_bundle_in_any_order() -> None:
     assert run_name("s", ["1", "2"], "b") == run_name("s", ["2", "1"], "b")
     assert len({run_name("s", ["1", "2"], "b"), run_name("s", ["1"], "b"), run_name("s", ["1", "2"], "c")}) == 3
     assert run_name("s", ["1", "2"], "b") != run_name("t", ["1", "2"], "b")
+
+
+def test_a_state_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "one" / "state.json").mkdir(parents=True)
+    book = ledger(tmp_path)
+    with pytest.raises(PipelineError, match=r"state\.json: can not be read \(.+\)\. Check disk and permissions"):
+        book.read("one")
+    with pytest.raises(PipelineError, match="can not be read"):
+        book.change("one", lambda state: state.runs.append(Run("r", "b", [])))
+    assert (tmp_path / "one" / "state.json").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("state", "images", "is_left"),
+    [
+        (State(), [], False),
+        (State(), ["1"], True),
+        (State([Run("r", "b", ["1"], "done")]), ["1"], False),
+        (State([Run("r", "b", ["1"], "done")], again=True), ["1"], True),
+        (State([Run("r", "b", ["1"], "done"), Run("s", "c", ["1"])]), ["1"], True),
+        (State([Run("r", "b", ["1"], "failed")]), [], False),
+    ],
+)
+def test_what_a_start_has_to_look_at(tmp_path: Path, state: State, images: list[str], is_left: bool) -> None:
+    def copy(other: State) -> None:
+        other.runs, other.again = state.runs, state.again
+
+    ledger(tmp_path).change("one", copy)
+    read = ledger(tmp_path).read("one")
+    assert read == state and read.is_left(images) == is_left

@@ -228,7 +228,7 @@ def test_a_study_that_ends_the_program_every_time_is_given_up_and_may_be_sent_ag
     killed = Run(run_name(study, images, "0" * 16), "0" * 16, images, "computing", attempts=3)
     ledger.change(study, lambda state: state.runs.append(killed))
     with running_node(tmp_path / "node", compute) as node:
-        node.wait_to_say("the program ended 3 times while this study was computed")
+        node.wait_to_say("was begun 3 times and never came to its end")
         assert compute.sets == []
         send(node.port, files)
         node.wait_to_say("done")
@@ -291,10 +291,19 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_an_interrupt_in_the_middle_of_a_computation_is_no_attempt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["link_images", "compute", "keep_results"])
+def test_an_interrupt_in_the_middle_of_a_computation_is_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise SystemExit(0)
+
     files, compute = make_study(tmp_path), FakeCompute()
-    compute.error = SystemExit(0)
     with running_node(tmp_path / "node", compute) as node:
+        if step == "compute":
+            compute.error = SystemExit(0)
+        else:
+            monkeypatch.setattr(node.spool, step, interrupt)
         send(node.port, files)
         node.thread.join(20)
     (run,) = node.node.ledger.read(node.study).runs
@@ -327,3 +336,81 @@ def test_stopping_waits_for_the_study_in_hand_and_gives_the_port_back(tmp_path: 
     assert node.state() == "finished"
     with running_node(tmp_path / "node", receiving={"port": node.port}), associated(node.port) as association:
         assert association.is_established
+
+
+def test_a_study_sent_again_for_another_bundle_is_run_though_a_start_comes_in_between(tmp_path: Path) -> None:
+    files, compute = make_study(tmp_path), FakeCompute()
+    with running_node(tmp_path / "node") as node:
+        send(node.port, files)
+        node.wait_to_say("done")
+        wait_for(lambda: not node.spool.images(node.study), "the images to go")
+    with running_node(tmp_path / "node", compute, bundle="1" * 16, options={"quiet_s": 60.0}) as node:
+        assert send(node.port, files) == [0] * len(files)
+    with running_node(tmp_path / "node", compute, bundle="1" * 16) as node:
+        node.wait_to_say("taken up again with 8 images")
+        node.wait_to_say("done")
+        wait_for(lambda: not node.spool.images(node.study), "the images to go again")
+    assert compute.sets == [uids(files)]
+
+
+def test_what_failed_and_was_sent_again_is_tried_again_though_a_start_comes_in_between(tmp_path: Path) -> None:
+    files, compute = make_study(tmp_path), FakeCompute()
+    compute.answer = Labelled("failed", "out of memory")
+    with running_node(tmp_path / "node", compute) as node:
+        send(node.port, files)
+        node.wait_to_say("failed: out of memory")
+    with running_node(tmp_path / "node", compute, options={"quiet_s": 60.0}) as node:
+        send(node.port, files)
+    compute.answer = Labelled("done", "mr-00000000")
+    with running_node(tmp_path / "node", compute) as node:
+        node.wait_to_say("done")
+        assert node.state() == "finished"
+    again = FakeCompute()
+    with running_node(tmp_path / "node", again) as node:
+        time.sleep(0.6)  # twice the quiet time: nothing is left to do
+    assert again.sets == [] and node.lines == []
+
+
+@pytest.mark.parametrize("bundle", ["1", "0"])
+def test_a_kill_while_another_bundle_works_on_images_that_were_kept_leaves_nothing_begun(
+    tmp_path: Path, bundle: str
+) -> None:
+    files, compute, options = make_study(tmp_path), FakeCompute(), {"keeps_images": True}
+    with running_node(tmp_path / "node", options=options) as node:
+        send(node.port, files)
+        node.wait_to_say("done")
+        study = node.study
+    killed = Run("r", "1" * 16, sorted(node.spool.images(study)), attempts=1)
+    Ledger(node.spool.study).change(study, lambda state: state.runs.append(killed))
+    with running_node(tmp_path / "node", compute, bundle=bundle * 16, options=options) as node:
+        node.wait_to_say("done" if bundle == "1" else "not run again")
+        wait_for(lambda: node.state() == "finished", "the study to be finished")
+    assert len(compute.sets) == (bundle == "1")
+
+
+def test_a_study_sent_again_goes_to_a_destination_that_is_new(tmp_path: Path) -> None:
+    files, compute = make_study(tmp_path), FakeCompute()
+    with fake_pacs() as old, fake_pacs(aet="NEW") as new:
+        with running_node(tmp_path / "node", compute, destinations=[old.destination]) as node:
+            send(node.port, files)
+            node.wait_to_say("sent to PACS@")
+        with running_node(tmp_path / "node", compute, destinations=[old.destination, new.destination]) as node:
+            send(node.port, files)
+            node.wait_to_say("sent to NEW@")
+            wait_for(lambda: node.state() == "finished", "the study to be finished")
+        assert len(old.stored) == len(new.stored) == 2
+    assert len(compute.sets) == 1
+
+
+def test_a_state_that_can_not_be_read_is_left_alone_and_the_others_go_on(tmp_path: Path) -> None:
+    one, two = make_study(tmp_path, "one"), make_study(tmp_path, "two")
+    with running_node(tmp_path / "node", options={"quiet_s": 60.0}) as node:
+        send(node.port, one)
+        lost = node.study
+        send(node.port, two)
+    (node.spool.study(lost) / "state.json").mkdir()
+    with running_node(tmp_path / "node") as node:
+        node.wait_to_say(f"study-{lost[:8]}: left alone until the next start: ")
+        node.wait_to_say("done")
+        assert send(node.port, one) == [0xA700, *[0] * 7]
+    assert len(node.spool.images(lost)) == 8
