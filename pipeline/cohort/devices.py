@@ -12,6 +12,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import ObjectLostError, RayError
 
+from ..errors import PipelineError
 from ..prediction import log
 from ..progress import Report
 from .ray_cluster import Share, alive_nodes
@@ -19,6 +20,8 @@ from .ray_work import Device
 
 WAITING_SECONDS = 60.0
 """After so long without a device the user is told."""
+STARTS = 5
+"""How often in turn each device may end before it is ready, where there is no other."""
 
 
 class DeviceLostError(Exception):
@@ -60,8 +63,9 @@ class Devices:
         self._job, self._files, self._share, self._report = job, files, share, report
         self._idle: list[Place] = []
         self._ready: set[Place] = set()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._starting: set[asyncio.Task[None]] = set()
+        self._failures: list[str] = []
 
     async def __aenter__(self) -> Self:
         for _ in range(self._share.devices):
@@ -84,41 +88,58 @@ class Devices:
             but: one that shall not be it, unless there is no other.
         Raises:
             DeviceLostError: its process ended in the block; another is being started.
+            PipelineError: there is none, and none that was started became ready.
         """
         place = await self._taken(but)
         try:
             yield place
         except ObjectLostError:  # the scan has left with its node before it came here
-            await self._give(place)
+            self._give(place)
             raise
         except RayError as error:
             self._ready.discard(place)
             ray.kill(place.actor)
             self._start_one()
+            self._let_look()
             raise DeviceLostError(error, place.node not in alive_nodes()) from error
         except BaseException:
-            await self._give(place)
+            self._give(place)
             raise
-        await self._give(place)
+        self._give(place)
 
     async def _taken(self, but: Place | None) -> Place:
-        async with self._changed:
-            while True:
-                others = [place for place in self._idle if place is not but]
-                if others or (self._idle and self._ready == {but}):
-                    place = others[0] if others else self._idle[0]
-                    self._idle.remove(place)
-                    return place
-                try:
-                    await asyncio.wait_for(self._changed.wait(), WAITING_SECONDS)
-                except TimeoutError:
-                    if not self._ready:
-                        self._report("waiting for a device: the cluster has none to give", None)
+        while True:
+            others = [place for place in self._idle if place is not but]
+            if others or (self._idle and self._ready == {but}):
+                place = others[0] if others else self._idle[0]
+                self._idle.remove(place)
+                return place
+            if len(self._failures) >= STARTS * self._share.devices:
+                raise PipelineError(
+                    f"no device became ready: {len(self._failures)} processes ended while they loaded the bundle, "
+                    f"the last by {self._failures[-1]}. Look at the memory of the nodes; --debug shows more."
+                )
+            try:
+                async with asyncio.timeout(WAITING_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                if not self._ready:
+                    self._report("waiting for a device: the cluster has none to give", None)
 
-    async def _give(self, place: Place) -> None:
-        async with self._changed:
-            self._idle.append(place)
-            self._changed.notify_all()
+    def _give(self, place: Place) -> None:
+        self._idle.append(place)
+        self._let_look()
+
+    def _failed(self, reason: str) -> None:
+        """A device has ended before it was ready."""
+        if not self._ready:
+            self._failures.append(reason)
+        self._let_look()
+
+    def _let_look(self) -> None:
+        """All who wait look again. No lock is taken, which one that is cancelled would have to give back."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _start_one(self) -> None:
         task = asyncio.create_task(self._start())
@@ -141,7 +162,9 @@ class Devices:
                 raise
             except RayError as error:
                 log.debug("a device did not start", exc_info=error)
+                self._failed(type(error).__name__)
                 await asyncio.sleep(1.0)
+        self._failures.clear()
         place = Place(actor, node)
         self._ready.add(place)
-        await self._give(place)
+        self._give(place)
