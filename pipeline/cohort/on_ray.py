@@ -11,16 +11,18 @@ Every node sees the inputs, and a folder for the results, under the same paths.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from .ray_cluster import joined, share_of  # first: it says what to install where Ray is missing
+from .ray_cluster import alive_nodes, joined, share_of  # first: it says what to install where Ray is missing
 
 # isort: split
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import PipelineError
 from ..prediction import CaseResult, log
@@ -28,7 +30,7 @@ from ..progress import Report
 from .devices import DeviceLostError, Devices, Place
 from .here import Done
 from .job import Input, Job
-from .ray_work import files_of, read_case, write_case
+from .ray_work import files_of, read_case, remove_left_overs, write_case
 from .stages import Names
 
 ATTEMPTS = 2
@@ -37,6 +39,9 @@ LOSSES = 5
 """How often it may be lost with a node."""
 HELD_BY_DEVICE = 4
 """Cases under way for each device: two read ahead, one labelled, one written."""
+TIDYING_SECONDS = 10.0
+READER_LOST = ("crash", "hang")
+"""Reasons of a refusal that another node may not have: the process that reads ended, or stood still."""
 
 
 def run_on_ray(job: Job, done: Done, report: Report) -> None:
@@ -79,7 +84,7 @@ async def _every_input(job: Job, done: Done, report: Report) -> None:
     asked = ray.put(job.travelling())
     under_way = asyncio.Semaphore(HELD_BY_DEVICE * share.devices)
     ended = 0
-    async with Devices(asked, ray.put(files_of(job.bundle.folder)), share, report) as devices:
+    async with _tidied(job.run), Devices(asked, ray.put(files_of(job.bundle.folder)), share, report) as devices:
         cases = _Cases(asked, devices, Names(job.destination), share.hands)
 
         async def one(number: int, given: Input) -> None:
@@ -97,6 +102,19 @@ async def _every_input(job: Job, done: Done, report: Report) -> None:
             for number, given in enumerate(job.inputs):
                 await under_way.acquire()
                 group.create_task(one(number, given))
+
+
+@asynccontextmanager
+async def _tidied(run: str) -> AsyncIterator[None]:
+    """At the end of the block no node that is still there keeps temporary files of the run."""
+    try:
+        yield
+    finally:
+        remove = ray.remote(num_cpus=0, max_retries=0)(remove_left_overs)
+        with suppress(TimeoutError, RayError):  # what stopped the run matters more
+            there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in alive_nodes()]
+            removed = [remove.options(scheduling_strategy=node).remote(run) for node in there]
+            await asyncio.wait_for(asyncio.gather(*removed, return_exceptions=True), TIDYING_SECONDS)
 
 
 @dataclass
@@ -149,7 +167,7 @@ class _Cases:
             attempt = _Attempt(given.name, but=place, is_first=not failures)
             try:
                 result = await self._try(number, given, attempt)
-                if result.status != "failed":
+                if result.status != "failed" and getattr(result.error, "code", None) not in READER_LOST:
                     return result
                 failures += 1
             except (RayError, DeviceLostError) as error:

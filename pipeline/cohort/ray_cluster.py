@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ def joined(address: str) -> Iterator[None]:
     where = {} if address == AUTO else {"address": address}
     if where:
         _require_answer(address)
+    told_to_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             **where,
@@ -74,6 +77,8 @@ def joined(address: str) -> Iterator[None]:
             f"--cluster {address}: can not be joined ({type(error).__name__}). Start it with `ray start`, "
             "with the same versions of Python and Ray as here, or use --cluster auto; --debug shows what Ray says."
         ) from None
+    if callable(told_to_terminate) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, told_to_terminate)  # Ray's own handler ends with another status
     try:
         yield
     finally:

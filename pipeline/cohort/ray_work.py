@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -31,19 +30,26 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def read_case(job: Boxed, number: int, given: Input) -> tuple[CaseResult, Scan | None]:
     """The first stage of a case. The volume is in memory: what a node has unpacked no other node can map."""
-    _be_quiet()
+    _settle(_job(job[0]).run)
     give_way()
-    result, scan = _reader(job[0])(number, given)
+    reader = _reader(job[0])
+    result, scan = reader(number, given)
     if scan is not None and scan.volume.is_mapped:
         scan = replace(scan, volume=replace(scan.volume, array=scan.volume.array.copy(order="K")))
+    reader.studies.forget()
     return result, scan
 
 
 def write_case(job: Boxed, result: CaseResult, scan: Scan, labelled: Labelled) -> CaseResult:
     """The last stage of a case."""
-    _be_quiet()
+    _settle(_job(job[0]).run)
     give_way()
     return finish_case(result, scan, labelled, _job(job[0]))
+
+
+def remove_left_overs(run: str) -> None:
+    """Remove the temporary files of the run from this node, of processes that were killed too."""
+    shutil.rmtree(_temporary_folder(run), ignore_errors=True)
 
 
 class Device:
@@ -56,10 +62,8 @@ class Device:
     """
 
     def __init__(self, job: Job, files: Mapping[str, bytes], threads: int) -> None:
-        _be_quiet()
-        root = Path(tempfile.mkdtemp(prefix="scanloom-"))
-        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        folder = root / job.bundle.folder.name
+        _settle(job.run)
+        folder = Path(tempfile.mkdtemp(prefix="scanloom-"), job.bundle.folder.name)
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -100,6 +104,19 @@ def _reader(reference: Any) -> CaseReader:
     return CaseReader(_job(reference))
 
 
-def _be_quiet() -> None:
-    """What libraries warn of is for developers."""
+@lru_cache(maxsize=1)
+def _settle(run: str) -> None:
+    """What libraries warn of is for developers; temporary files go where they are removed when the run ends.
+
+    Processes of Ray's are killed, so that none can be counted on to remove its own.
+    """
     warnings.simplefilter("ignore")
+    folder = _temporary_folder(run)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = str(folder)
+
+
+def _temporary_folder(run: str) -> Path:
+    """Of the run on this node."""
+    tempfile.tempdir = None  # of an earlier run
+    return Path(tempfile.gettempdir(), f"scanloom-{run}")

@@ -89,6 +89,10 @@ class StudyProcess:
         self.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def forget(self) -> None:
+        """Remove what the last archive held, before the next `find` does; nothing more can be read of it."""
+        shutil.rmtree(self._scratch / str(self._inputs), ignore_errors=True)
+
     def find(self, path: str | Path) -> list[Series]:
         """As `find_series`; what archives held is removed `keeps` inputs later.
 

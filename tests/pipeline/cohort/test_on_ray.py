@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import psutil
 import pytest
 from factories import make_bundle, make_volume, write_mr_series, write_nifti
 from scanloom.pipeline.bundle import Bundle
-from scanloom.pipeline.errors import UsageError, exit_status
+from scanloom.pipeline.errors import PipelineError, UsageError, exit_status
 from scanloom.pipeline.segment import CaseResult, PredictOptions, predict
 
 pytest.importorskip("ray", reason="needs Ray")
@@ -60,6 +63,8 @@ def faults(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator
     (modules / "faults.py").write_text(FAULTS)
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # whose sockets want a short path
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setenv("SCANLOOM_TEST_FAULTS", str(folder))
         patch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
         patch.syspath_prepend(str(modules))
@@ -92,8 +97,11 @@ def cluster(faults: Path) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def no_faults(faults: Path) -> None:
+    """Neither faults nor what a killed driver left on the nodes."""
     for path in faults.iterdir():
         path.unlink()
+    for path in left_over():
+        shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +179,25 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 
 def processes(title: str) -> list[psutil.Process]:
-    """Those of the cluster that are called so; Ray names a process after what it works on."""
+    """Those of the cluster that are called so, or run a module of that name; Ray calls them after what they work on."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or [""]
-        if words[0].startswith(title):
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(word.startswith(title) for word in process.cmdline()):
+                found.append(process)
     return found
+
+
+def left_over() -> list[Path]:
+    """Temporary files of ours on the nodes."""
+    return list(Path(os.environ["TMPDIR"]).glob("scanloom-*"))
+
+
+@pytest.fixture
+def command(cluster: Any, bundle: Bundle, cohort: Path) -> list[str]:
+    """The prediction as a process of its own, from the folder above the cohort."""
+    words = [sys.executable, "-m", "scanloom.pipeline.cli", "predict", "-b", str(bundle.folder), "--trust-bundle"]
+    return [*words, "-i", cohort.name, "-o", "out", "--cluster", cluster.address, "--skip-existing"]
 
 
 def test_a_cluster_finds_what_one_machine_finds_and_leaves_the_same_trail(
@@ -202,6 +222,7 @@ def test_a_cluster_finds_what_one_machine_finds_and_leaves_the_same_trail(
             del report["inference"], report["device"], report["files"]
         assert reports[0] == reports[1]
     assert "segmentation.dcm" in names[0] or any((tmp_path / "spread").glob("mr-*/segmentation.dcm"))
+    assert left_over() == []
 
 
 def test_a_scan_that_kills_its_device_is_tried_on_another_and_named_as_failed(
@@ -247,7 +268,32 @@ def test_a_refused_study_is_not_tried_again(
     assert 5 not in labelled(faults)
 
 
-@pytest.mark.parametrize("title", ["ray::read_case", "ray::write_case"])
+def test_what_an_archive_held_is_removed_from_the_nodes(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
+) -> None:
+    """As soon as it has been read, for a driver that is killed can remove nothing."""
+    write_mr_series(tmp_path / "study", *make_volume((12, 13, 14)))
+    shutil.make_archive(str(cohort / "study"), "zip", tmp_path / "study")
+    (faults / "hold").touch()
+    held: list[Path] = []
+
+    def look() -> None:
+        wait_for(lambda: (faults / "labelled").exists())
+        held.extend(path for folder in left_over() for path in folder.rglob("*.dcm"))
+        (faults / "hold").unlink()
+
+    for scan in cohort.glob("*.nii.gz"):
+        scan.unlink()
+    looker = threading.Thread(target=look)
+    looker.start()
+    results = run(cluster, bundle, cohort, tmp_path / "out")
+    looker.join()
+    assert [result.status for result in results.values()] == ["done"]
+    assert held == []
+    assert left_over() == []
+
+
+@pytest.mark.parametrize("title", ["ray::read_case", "ray::write_case", "scanloom.pipeline.studies.worker"])
 def test_a_killed_reader_or_writer_loses_no_study(
     cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, title: str
 ) -> None:
@@ -257,8 +303,9 @@ def test_a_killed_reader_or_writer_loses_no_study(
     def kill_one() -> None:
         while not killed and not ended.wait(0.01):
             for process in processes(title):
-                process.kill()
-                killed.append(process.pid)
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    killed.append(process.pid)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -291,21 +338,17 @@ def test_a_node_that_leaves_takes_no_study_along(
     assert rows(tmp_path / "out") == all_but()
 
 
-def test_a_killed_driver_is_started_again_and_does_only_what_is_left(
-    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, faults: Path
-) -> None:
-    command = [sys.executable, "-m", "scanloom.pipeline.cli", "predict", "-b", str(bundle.folder), "--trust-bundle"]
-    command += ["-i", str(cohort), "-o", str(tmp_path / "out"), "--cluster", cluster.address, "--skip-existing"]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def test_a_killed_driver_is_started_again_and_does_only_what_is_left(command: list[str], tmp_path: Path) -> None:
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
         wait_for(lambda: len(list((tmp_path / "out").glob("*/report.json"))) >= 2)
         driver.send_signal(signal.SIGKILL)
     finally:
         driver.kill()
         driver.communicate()
-    wait_for(lambda: not processes("ray::Device"))
+    wait_for(lambda: not processes("ray::Device") and not processes("ray::write_case"))
     left = [path.parent.name for path in (tmp_path / "out").glob("*/report.json")]
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=False)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     ended = {case["case"]: case["status"] for case in json.loads(again.stdout)["cases"]}
     assert ended == {name: "skipped" if name in left else "done" for name in all_but()}
@@ -313,6 +356,43 @@ def test_a_killed_driver_is_started_again_and_does_only_what_is_left(
     assert not list((tmp_path / "out").rglob(".part-*"))
     for name in ended:
         assert nib.load(tmp_path / "out" / name / "labels.nii.gz").shape == (12, 13, 14)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_driver_that_is_told_to_end_says_so_and_leaves_nothing(
+    command: list[str], tmp_path: Path, faults: Path, number: int, status: int
+) -> None:
+    (faults / "hold").touch()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it puts aside ignore it
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    try:
+        wait_for(lambda: (faults / "labelled").exists())
+        driver.send_signal(number)
+        said = driver.communicate(timeout=240)[0]
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert driver.returncode == status, said
+    assert "SIGTERM" not in said
+    assert not (tmp_path / "out" / ".scanloom.lock").exists()
+    assert left_over() == []
+    wait_for(lambda: not processes("ray::Device"))
+
+
+def test_devices_that_never_become_ready_end_the_run(
+    cluster: Any, bundle: Bundle, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying:
+        def __init__(self, *_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def make_ready(self) -> str:
+            return ""
+
+    monkeypatch.setattr("scanloom.pipeline.cohort.devices.Device", Dying)
+    monkeypatch.setattr("scanloom.pipeline.cohort.devices.STARTS", 1)
+    with pytest.raises(PipelineError, match=r"no device became ready: \d processes ended .* the last by ActorDied"):
+        run(cluster, bundle, cohort, tmp_path / "out")
 
 
 def test_results_go_to_a_store_from_every_node_and_are_found_there_again(
