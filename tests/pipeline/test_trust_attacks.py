@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,20 @@ def test_weights_that_are_none_are_shown_and_refused(tmp_path: Path, content: by
     bundle = make_bundle(tmp_path)
     bundle.weights.write_bytes(content)
     assert [each.kind for each in what_runs(bundle.folder)] == ["pickle"]
+    with pytest.raises(BundleError, match=r"models/model\.pt"):
+        load_network(bundle)
+
+
+def test_weights_whose_compressed_pickle_is_damaged_are_shown(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    with zipfile.ZipFile(bundle.weights, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", bytes(range(256)))
+        at = archive.start_dir
+    content = bundle.weights.read_bytes()
+    packed = len("m/data.pkl") + 30
+    bundle.weights.write_bytes(content[:packed] + b"\xff" * (at - packed) + content[at:])
+    (shown,) = what_runs(bundle.folder)
+    assert (shown.kind, shown.text) == ("pickle", "can not be looked into (error)")
     with pytest.raises(BundleError, match=r"models/model\.pt"):
         load_network(bundle)
 
