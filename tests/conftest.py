@@ -1,13 +1,16 @@
-"""Where the real data is; one thread and one seed for every test."""
+"""Where the real data is; one thread, one seed and the same made-up examples for every test, each time."""
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests' networks are tiny
+
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")  # `pytest --hypothesis-profile default -m hypothesis` draws new examples each time
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -21,9 +24,21 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a fixture for many tests draws is the same whatever test ran before in this process."""
+    _seed()
+
+
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    """Torch's global random state is the same at the start of every test; torch is not imported for it."""
+def seeded() -> None:
+    """Torch's random state, and that of MONAI's transforms without a seed, are the same at the start of every test."""
+    _seed()
+
+
+def _seed() -> None:
+    """Neither is imported for it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-    yield
+    if "monai.transforms.transform" in sys.modules:
+        sys.modules["monai.transforms.transform"].Randomizable.R.seed(0)
