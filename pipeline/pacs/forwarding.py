@@ -26,6 +26,9 @@ class Sends(Protocol):
     def send(self, destination: Destination, files: Sequence[Path]) -> Sent:
         """Try to store every file."""
 
+    def close(self) -> None:
+        """Break off what is being sent."""
+
 
 class Forwarder:
     """Brings results to one destination, however long it is away.

@@ -79,7 +79,7 @@ class Node:
         say: Callable[[str], None],
     ) -> None:
         self._options, self._spool, self._compute, self._bundle = options, spool, compute, bundle
-        self.metrics, self._say = metrics, say
+        self.metrics, self._say, self._sender = metrics, say, sender
         self.ledger = Ledger(spool.study)
         self.arrivals = Arrivals(options.quiet_s)
         self._runs = Runs(spool, self.ledger, [str(each) for each in options.destinations])
@@ -114,6 +114,7 @@ class Node:
         self.receiver.stop()
         for forwarder in self._forwarders.values():
             forwarder.stop()
+        self._sender.close()
 
     def stop(self) -> None:
         """Let `run` end after the study that it computes."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +54,8 @@ class Sender:
 
     def __init__(self, aet: str, tls: ssl.SSLContext | None = None) -> None:
         self.aet, self.tls = aet, tls
+        self._open: dict[str, Association] = {}
+        self._closed = threading.Event()
 
     def send(self, destination: Destination, files: Sequence[Path]) -> Sent:
         """Try to store every file; whatever goes wrong is in the answer.
@@ -67,8 +71,15 @@ class Sender:
             result.problem = "its host is not known here"
             return result
         connections: list[Event] = []
+
+        def connected(event: Event) -> None:
+            connections.append(event)
+            event.assoc.dul.socket.socket.settimeout(
+                SILENCE_S
+            )  # pynetdicom would wait for ever for one that reads no more
+
         for address in addresses:
-            association = self._associate(destination, address, list(objects.values()), connections.append)
+            association = self._associate(destination, address, list(objects.values()), connected)
             if connections:
                 break
         if association.rejected_contexts and not association.accepted_contexts:
@@ -80,14 +91,26 @@ class Sender:
             result.problem = _why_not(association) if connections else "can not be reached"
             return result
         try:
+            self._open[str(destination)] = association
+            if self._closed.is_set():
+                association.abort()
+                result.problem = "the node stops"
+                return result
             for file, content in objects.items():
-                _store(association, file, content, result)
-                if not association.is_established:
+                if not _store(association, file, content, result):
                     break
         finally:
+            del self._open[str(destination)]
             if association.is_established:
                 association.release()
         return result
+
+    def close(self) -> None:
+        """Break off what is being sent, whose answer a destination may take minutes for; it is to be sent again."""
+        self._closed.set()
+        for association in list(self._open.values()):
+            with suppress(OSError, AttributeError):  # it has ended in the meantime
+                association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def _associate(
         self, destination: Destination, address: str, objects: Sequence[Dataset], connected: Callable[[Event], None]
@@ -123,26 +146,29 @@ def _syntaxes(own: UID) -> list[UID]:
     return list(dict.fromkeys([own, ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
 
 
-def _store(association: Association, file: Path, content: Dataset, result: Sent) -> None:
-    """One object; the answer decides whether it is stored, refused or to be tried again."""
+def _store(association: Association, file: Path, content: Dataset, result: Sent) -> bool:
+    """One object; the answer decides whether it is stored, refused or to be tried again. Returns whether there was one:
+    of an association that has ended pynetdicom may not know yet, and would wait for minutes for the next."""
     sop_class = UID(content.SOPClassUID).name
     try:
         answer = association.send_c_store(content)
     except ValueError:
         result.refused[file] = _takes_not(content)
-        return
+        return True
     except RuntimeError:  # it ended between two objects
         result.problem = "the association ended"
-        return
+        return False
     status = answer.get("Status")
     if status is None:
         result.problem = "no answer to C-STORE"
-    elif status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF:
+        return False
+    if status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF:
         result.stored.append(file)
     elif status in PASSING:
         result.problem = f"C-STORE status 0x{status:04X}"
     else:
         result.refused[file] = f"refuses {sop_class} with C-STORE status 0x{status:04X}"
+    return True
 
 
 def _takes_not(content: Dataset) -> str:

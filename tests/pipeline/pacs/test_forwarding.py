@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from factories import edit_file
 from nodes import (
     AET,
     SEG,
@@ -21,7 +22,8 @@ from nodes import (
     write_object,
 )
 from pydicom.uid import JPEGLSLossless, RLELossless
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from scanloom.pipeline.pacs import sending
 from scanloom.pipeline.pacs.addresses import Destination
 from scanloom.pipeline.pacs.forwarding import Forwarder
 from scanloom.pipeline.pacs.ledger import Delivery, Ledger, Run
@@ -68,6 +70,9 @@ def test_pauses_grow_to_a_limit_and_the_destination_is_asked_for_one_study_at_a_
             if len(tried) == 6:
                 enough.set()
             return Sent(problem="can not be reached")
+
+        def close(self) -> None:
+            pass
 
     ledger = Ledger(lambda study: tmp_path / study)
     forwarder = Forwarder(
@@ -136,7 +141,6 @@ def test_a_class_that_the_pacs_does_not_take_is_refused_for_good(tmp_path: Path)
     entity = AE("PACS")
     entity.add_supported_context(SR)
     stored: list[str] = []
-    from pynetdicom import evt
 
     def store(event: evt.Event) -> int:
         stored.append(event.dataset.Modality)
@@ -182,8 +186,6 @@ def test_every_address_of_a_host_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_uncompressed_object_is_written_as_the_pacs_takes_it(tmp_path: Path) -> None:
-    from pynetdicom import evt
-
     entity, syntaxes = AE("PACS"), []
     for sop_class in (SEG, SR):
         entity.add_supported_context(sop_class, "1.2.840.10008.1.2")
@@ -237,3 +239,43 @@ def test_an_error_of_ours_while_sending_is_said_and_tried_again(tmp_path: Path) 
         pacs.start()
         node.wait_to_say("sent to")
     assert len(pacs.stored) == 2
+
+
+def test_a_pacs_that_reads_no_more_is_given_up_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "SILENCE_S", 0.5)
+    file, reads = write_object(tmp_path, SEG, "SEG", "1.2.3"), threading.Event()
+    edit_file(file, EncapsulatedDocument=bytes(50_000_000))  # more than the buffers between the two hold
+
+    def read(event: evt.Event) -> None:
+        if event.data[:1] == b"\x04":  # P-DATA-TF
+            reads.wait(20)
+
+    with fake_pacs() as pacs:
+        pacs._server.bind(evt.EVT_DATA_RECV, read)
+        result = Sender(AET).send(pacs.destination, [file])
+        reads.set()
+    assert result == Sent(problem="no answer to C-STORE", was_reached=True)
+
+
+def test_a_pacs_that_takes_its_time_to_answer_does_not_keep_the_node_from_ending(tmp_path: Path) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def answer(_: object) -> int:
+        asked.set()
+        answers.wait(60)
+        return 0
+
+    with fake_pacs() as pacs:
+        pacs.answer = answer
+        try:
+            with running_node(tmp_path / "node", destinations=[pacs.destination]) as node:
+                send(node.port, make_study(tmp_path))
+                assert asked.wait(20)
+            (forwarder,) = node.node._forwarders.values()
+            wait_for(lambda: not forwarder._thread.is_alive(), "the thread to end", 5.0)
+            assert node.state() == "forwarding"
+        finally:
+            answers.set()
+        pacs.answer = 0
+        with running_node(tmp_path / "node", destinations=[pacs.destination]) as node:
+            node.wait_to_say("sent to")
