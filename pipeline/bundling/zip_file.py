@@ -34,7 +34,17 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000  # APPNOTE 4.4.4: encrypted, strongly encrypted
 _KINDS = (0, stat.S_IFREG, stat.S_IFDIR)
 _SYSTEM = ("__macosx", ".ds_store", "thumbs.db", "desktop.ini")
 """What operating systems put beside the folder that they zip."""
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, LookupError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    OverflowError,
+)
 
 
 class BundleZip:

@@ -351,6 +351,13 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path):
         find_bundle(tmp_path / "text.zip")
 
 
+def test_a_name_that_is_not_the_utf8_it_claims_to_be_is_damage(tmp_path):
+    content = write_zip(tmp_path / "z.zip", [("small/é", "x")]).read_bytes()
+    (tmp_path / "z.zip").write_bytes(content.replace("é".encode(), b"\x80\x80"))
+    with pytest.raises(BundleError, match=r"bundle z\.zip: is no zip, or cut short or damaged"):
+        find_bundle(tmp_path / "z.zip")
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_whatever_is_changed_in_a_zip_it_is_refused_or_the_same(tmp_path_factory, data):
