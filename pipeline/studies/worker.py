@@ -38,12 +38,14 @@ NO_VOXELS = np.empty((0, 0, 0, 0))
 def main() -> None:
     """Answers requests on the socket until it is closed; then nobody is left to remove what archives held but this."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    while (request := receive(channel)) is not None:
-        answer = _Answer(_Ticking(channel))
-        message = answer.to(*request[0])
-        send(channel, message, answer.descriptors)
-        answer.close()
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    try:
+        while (request := receive(channel)) is not None:
+            answer = _Answer(_Ticking(channel))
+            message = answer.to(*request[0])
+            send(channel, message, answer.descriptors)
+            answer.close()
+    finally:  # also where it was closed while this worked, so that the answer can not be sent
+        shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 class _Ticking:

@@ -154,14 +154,23 @@ def test_the_worker_ends_with_the_one_that_asked(tmp_path):
     assert not worker.is_running()
 
 
-def test_what_an_archive_held_is_removed_even_after_the_asking_process_was_killed(tmp_path):
+ASK = "studies.find(sys.argv[1])"
+ASK_AND_GO = """
+from scanloom.pipeline.messages import send
+options = {"max_voxels": 10**6, "names_of_source": False, "scratch": studies._scratch / "1"}
+send(studies._worker._channel, ("find", {"path": sys.argv[1], **options}))  # which it does when it has started
+"""
+
+
+@pytest.mark.parametrize("last_words", [ASK, ASK_AND_GO], ids=["after", "before the answer"])
+def test_what_an_archive_held_is_removed_even_where_the_asking_process_was_killed(tmp_path, last_words):
     files = write_mr_series(tmp_path / "series")
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for file in files:
             archive.write(file, file.name)
     code = (
         "import os, signal, sys; from scanloom.pipeline.studies.isolation import StudyProcess\n"
-        "studies = StudyProcess(); studies.find(sys.argv[1]); print(studies._scratch, flush=True)\n"
+        f"studies = StudyProcess(); print(studies._scratch, flush=True)\n{last_words}\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run(
