@@ -289,5 +289,5 @@ def test_a_large_file_goes_in_parts(s3, bucket):
 def test_a_server_of_ones_own_can_be_named_to_fsspec_alone(bucket, s3_server):
     environment = {**os.environ, "FSSPEC_S3_ENDPOINT_URL": s3_server}
     del environment["AWS_ENDPOINT_URL"]
-    subprocess.run([sys.executable, "-c", PUBLISH, f"s3://{bucket}/out"], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PUBLISH, f"s3://{bucket}/out"], env=environment, check=True, timeout=240)
     assert stored(f"s3://{bucket}/out") == {"summary.csv": b"case"}
