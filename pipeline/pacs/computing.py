@@ -31,10 +31,12 @@ class Labelled:
     Attributes:
         status: "done", "held" (results that are not to be used), "refused" or "failed".
         line: what there is to say of it; nothing of the patient.
+        beside: how the worst series ended, where several were labelled and one at least is as `status` says.
     """
 
     status: str
     line: str = ""
+    beside: str = DONE
 
     def write(self, folder: Path) -> None:
         """Put it beside the results, so that they say themselves how they came about.
@@ -98,7 +100,8 @@ class BundleRun:
                 (output / series.case).rename(output / "held" / series.case)
             each.append(ended)
         best = min((one.status for one in each), key=(DONE, HELD, FAILED, REFUSED).index)
-        return Labelled(best, "; ".join(one.line for one in each))
+        worst = min((one.status for one in each), key=(FAILED, REFUSED, HELD, DONE).index)
+        return Labelled(best, "; ".join(one.line for one in each), worst)
 
     def _predict(self, images: Path, output: Path, series: str | None) -> CaseResult:
         from ..progress import silent

@@ -49,6 +49,7 @@ class Run:
         attempts: how often it was begun.
         reason: one line: why there is no result, or none to send.
         deliveries: by destination.
+        beside: how the worst of the study's series ended, where the status is that of the best.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Run:
     attempts: int = 0
     reason: str = ""
     deliveries: dict[str, Delivery] = field(default_factory=dict)
+    beside: str = DONE
 
     @property
     def is_waiting(self) -> bool:
@@ -67,7 +69,7 @@ class Run:
     @property
     def has_failed(self) -> bool:
         """Whether it or a delivery ended badly."""
-        return self.status in (HELD, REFUSED, FAILED) or any(
+        return not {self.status, self.beside}.isdisjoint((HELD, REFUSED, FAILED)) or any(
             delivery.status == FAILED for delivery in self.deliveries.values()
         )
 
@@ -99,7 +101,7 @@ class State:
         return not here or any(
             run.status != COMPUTING
             and here <= set(run.images)
-            and (bundle is None or (run.bundle == bundle and run.status != FAILED))
+            and (bundle is None or (run.bundle == bundle and FAILED not in (run.status, run.beside)))
             for run in self.runs
         )
 

@@ -242,7 +242,8 @@ class Node:
         """A run has ended: write it down, say so, and hand its results on."""
         self.metrics.runs.labels(ended.status).inc()
         run = self._runs.end(study, name, ended)
-        where = "" if ended.status == DONE else f". Images: {self._spool.study(study) / 'images'}"
+        is_done = ended.status == ended.beside == DONE
+        where = "" if is_done else f". Images: {self._spool.study(study) / 'images'}"
         self._say(f"{study_name(study)}: {ended.status}: {run.reason.rstrip('.')}{where}")
         self._states[study] = self.ledger.read(study).status
         self._deliver(study, run)

@@ -64,7 +64,7 @@ class Runs:
 
         def edit(state: State) -> None:
             run = _known(state, name)
-            run.status, run.reason = ended.status, ended.line
+            run.status, run.reason, run.beside = ended.status, ended.line, ended.beside
             others = [old for old in state.runs if old is not run]
             if ended.status == DONE:
                 run.deliveries = {destination: Delivery() for destination in self._destinations}

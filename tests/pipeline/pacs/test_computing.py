@@ -67,7 +67,7 @@ def test_several_series_are_refused_or_each_is_labelled(monkeypatch: pytest.Monk
     refused = ended(monkeypatch, tmp_path, results, one_series=True)
     assert refused == Labelled("refused", "2 fit. Or listen without --one-series.")
     every = ended(monkeypatch, tmp_path, results, holds_rejected=True)
-    assert every == Labelled("done", "a; b, verdict reject: voxels of 9 mm; no c")
+    assert every == Labelled("done", "a; b, verdict reject: voxels of 9 mm; no c", beside="refused")
     sent = [file.parent.name for file in (tmp_path / "out").glob("*/*.dcm")]
     assert sent == ["a"]
     assert (tmp_path / "out" / "held" / "b" / "segmentation.dcm").exists()

@@ -136,6 +136,23 @@ def test_a_study_without_a_result_to_use_is_recorded_and_nothing_is_sent(tmp_pat
     assert node.metrics.value("runs_total", status=status) == (2 if status == "failed" else 1)
 
 
+def test_a_study_with_a_series_that_failed_sends_the_others_and_is_tried_again_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    files, compute = make_study(tmp_path), FakeCompute()
+    compute.answer = Labelled("done", "mr-00000000; no memory", beside="failed")
+    with fake_pacs() as pacs, running_node(tmp_path / "node", compute, destinations=[pacs.destination]) as node:
+        send(node.port, files)
+        node.wait_to_say("sent to")
+        assert len(pacs.stored) == 2
+        wait_for(lambda: node.state() == "failed", "the state")
+        assert len(node.spool.images(node.study)) == len(files)
+        compute.answer = Labelled("done", "mr-00000000; mr-11111111")
+        send(node.port, files)
+        wait_for(lambda: not node.spool.images(node.study), "the images to go")
+    assert compute.sets == [uids(files)] * 2
+
+
 def test_a_mistake_of_ours_ends_one_study_and_not_the_node(tmp_path: Path) -> None:
     one, two, compute = make_study(tmp_path, "one"), make_study(tmp_path, "two"), FakeCompute()
     compute.error = RuntimeError("PHICANARY in a message")
