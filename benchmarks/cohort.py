@@ -73,8 +73,10 @@ def _rename(dataset: Any, number: int) -> None:
 def run_serial(cohort: Path, out: Path) -> dict[str, Any]:
     """The three stages of each case, one after the other, with seconds and CPU seconds of each."""
     from scanloom.pipeline.cohort.destination import destination_of
+    from scanloom.pipeline.cohort.finishing import finish_case
     from scanloom.pipeline.cohort.job import Job, inputs_of
-    from scanloom.pipeline.cohort.stages import CaseReader, Labeller, finish_case
+    from scanloom.pipeline.cohort.labelling import Labeller
+    from scanloom.pipeline.cohort.reading import CaseReader
     from scanloom.pipeline.outputs import install_viewer
 
     options = _options(cohort, out)

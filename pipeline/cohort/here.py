@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Self
 from ..prediction import CaseResult
 from ..progress import Report, Share
 from ..worker_process import IS_POSSIBLE
+from .case_names import Names
+from .finishing import finish_case
 from .job import Job
-from .stages import CaseReader, Labelled, Labeller, Names, Scan, finish_case
+from .labelling import Labelled, Labeller
+from .reading import CaseReader, Scan
 from .writer import WriterProcess
 
 if TYPE_CHECKING:

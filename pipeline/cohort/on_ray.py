@@ -27,11 +27,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..errors import PipelineError
 from ..prediction import CaseResult, log
 from ..progress import Report
+from .case_names import Names
 from .devices import DeviceLostError, Devices, Place
 from .here import Done
 from .job import Input, Job
 from .ray_work import files_of, read_case, remove_left_overs, write_case
-from .stages import Names
 
 ATTEMPTS = 2
 """How often a case may fail."""

@@ -16,8 +16,11 @@ import ray
 from ..bundle import open_bundle
 from ..bundle_files import bundle_files
 from ..prediction import CaseResult
+from .finishing import finish_case
 from .job import Input, Job
-from .stages import CaseReader, Labelled, Labeller, Scan, finish_case, give_way
+from .labelling import Labelled, Labeller
+from .niceness import give_way
+from .reading import CaseReader, Scan
 
 Boxed = tuple[Any]
 """An object reference that Ray hands over as it is, instead of what it stands for."""

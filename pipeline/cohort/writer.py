@@ -17,8 +17,11 @@ from ..errors import PipelineError
 from ..messages import receive, send
 from ..prediction import CaseResult, log
 from ..worker_process import WorkerEndedError, WorkerProcess
+from .finishing import finish_case
 from .job import Job
-from .stages import Labelled, Scan, finish_case, give_way
+from .labelling import Labelled
+from .niceness import give_way
+from .reading import Scan
 
 ATTEMPTS = 2
 

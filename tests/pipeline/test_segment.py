@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from factories import PATIENT, edit_file, make_volume, reorient, write_mr_series, write_nifti
 from scanloom.pipeline.bundle import SHIPPED, Bundle, find_bundle
-from scanloom.pipeline.cohort import stages
+from scanloom.pipeline.cohort import labelling
 from scanloom.pipeline.cohort.job import Job
 from scanloom.pipeline.errors import BundleError, UsageError, exit_status
 from scanloom.pipeline.lock import NAME, FolderInUseError, locked
@@ -57,7 +57,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         lines.append(job.bundle.name)
         return BrightVoxels(job.options.confidence)
 
-    monkeypatch.setattr(stages, "load_predictor", load)
+    monkeypatch.setattr(labelling, "load_predictor", load)
     return lines
 
 

@@ -2,8 +2,8 @@ import pickle
 from pathlib import Path
 
 import pytest
+from scanloom.pipeline.cohort.case_names import Names
 from scanloom.pipeline.cohort.destination import FolderDestination, destination_of
-from scanloom.pipeline.cohort.stages import Names
 from scanloom.pipeline.errors import UsageError
 from scanloom.pipeline.lock import NAME, FolderInUseError
 from scanloom.pipeline.prediction import CaseResult

@@ -19,7 +19,7 @@ import pytest
 from factories import make_bundle, make_volume, write_nifti
 from scanloom.pipeline import worker_process
 from scanloom.pipeline.bundle import Bundle
-from scanloom.pipeline.cohort import here, stages
+from scanloom.pipeline.cohort import here, labelling
 from scanloom.pipeline.cohort.destination import destination_of
 from scanloom.pipeline.cohort.here import Room
 from scanloom.pipeline.cohort.job import Job, inputs_of
@@ -53,7 +53,7 @@ class Labels:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Labels:
     made = Labels()
-    monkeypatch.setattr(stages, "load_predictor", lambda job: made)
+    monkeypatch.setattr(labelling, "load_predictor", lambda job: made)
     return made
 
 

@@ -15,10 +15,12 @@ import pytest
 from dicomweb_double import Double, serving
 from factories import make_bundle, write_mr_series
 from scanloom.pipeline.bundle import Bundle
-from scanloom.pipeline.cohort import stages
+from scanloom.pipeline.cohort import labelling
 from scanloom.pipeline.cohort.destination import destination_of
+from scanloom.pipeline.cohort.finishing import finish_case
 from scanloom.pipeline.cohort.job import Input, Job
-from scanloom.pipeline.cohort.stages import CaseReader, Labelled, finish_case
+from scanloom.pipeline.cohort.labelling import Labelled
+from scanloom.pipeline.cohort.reading import CaseReader
 from scanloom.pipeline.dicomweb import StudyAddress
 from scanloom.pipeline.dicomweb import server as dicomweb_server
 from scanloom.pipeline.errors import exit_status
@@ -42,7 +44,7 @@ class Labels:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicomweb_server, "PAUSES_S", ())
-    monkeypatch.setattr(stages, "load_predictor", lambda job: Labels())
+    monkeypatch.setattr(labelling, "load_predictor", lambda job: Labels())
 
 
 @pytest.fixture
