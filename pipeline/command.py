@@ -69,6 +69,11 @@ def tell_of_versions(bundle: Bundle) -> None:
 def check_paths(paths: list[Path]) -> None:
     """Before any import: a path that is not there is answered at once."""
     for number, path in enumerate(paths, start=1):
-        if not path.exists():
-            which = "input" if len(paths) == 1 else f"input {number}"
+        which = "input" if len(paths) == 1 else f"input {number}"
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UsageError(f"{which}: {path} can not be looked at ({reason}). Check path and permissions.") from None
+        if not is_there:
             raise UsageError(f"{which}: no such file or folder: {path}. Check the path.")

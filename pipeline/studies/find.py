@@ -119,7 +119,10 @@ def _files(path: Path, found: _Found) -> Iterator[Path]:
             file = Path(folder, name)
             try:
                 entry = file.stat()
+            except FileNotFoundError:  # a link to nothing
+                continue
             except OSError:
+                _count_damaged(found)
                 continue
             if stat.S_ISREG(entry.st_mode) and (entry.st_dev, entry.st_ino) not in seen:
                 seen.add((entry.st_dev, entry.st_ino))

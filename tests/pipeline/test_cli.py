@@ -51,6 +51,7 @@ def imported_by(*words: str) -> tuple[int, set[str]]:
         (["predict", "-b", "x", "-i", "dicomweb://host/no-study", "-o", "out"], 2),
         (["predict", "-b", "x", "-i", "ftp://host/studies/1.2.3", "-o", "out"], 2),
         (["inspect", "missing"], 2),
+        (["inspect", "long" * 1000], 2),
         (["train", "-b", "x", "-d", "missing", "-o", "out"], 2),
         (["evaluate", "-b", "x", "-d", "missing", "-o", "out"], 2),
         (["nonsense"], 2),

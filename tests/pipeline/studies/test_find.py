@@ -58,6 +58,24 @@ def test_junk_is_passed_over(tmp_path):
     assert [notice.code for notice in series.notices] == ["empty-files"]
 
 
+def test_files_of_a_folder_that_may_only_be_listed_are_told_of(tmp_path, monkeypatch):
+    write_mr_series(tmp_path / "a")
+    closed = write_ct_series(tmp_path / "closed")
+    stat = Path.stat
+
+    def no_permission(self, **options):
+        if self in closed:
+            raise PermissionError
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", no_permission)
+    (series,) = find_series(tmp_path)
+    assert f"{len(closed)} files look like DICOM but can not be read" in series.verdict
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(StudyError, match=f"{len(closed)} files can not be read"):
+        find_series(tmp_path)
+
+
 def test_files_without_preamble_are_recognised(tmp_path):
     for file in write_mr_series(tmp_path):
         file.write_bytes(file.read_bytes()[132:])
