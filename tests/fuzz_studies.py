@@ -31,7 +31,7 @@ from scanloom.pipeline.studies import AmbiguousSeriesError, select_series
 from scanloom.pipeline.studies.convert import ANY_SERIES
 from scanloom.pipeline.studies.isolation import StudyProcess
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 MOST_BYTES = 10**9
 PROCESSES = 2
 GOOD = ("load", "load with a warning", "select", "refuse")

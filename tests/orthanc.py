@@ -27,8 +27,8 @@ from ports import free_ports
 
 PROGRAM = "Orthanc"
 PLUGIN_FOLDERS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/orthanc/plugins")
-READY_S = 60.0
-STOPPED_S = 20.0
+READY_S = 240.0
+STOPPED_S = 120.0
 POLL_S = 0.02
 
 Peer = tuple[str, str, int]
@@ -143,7 +143,7 @@ class Orthanc:
         self._request("POST", f"/modalities/{peer}/store", data=json.dumps(identities))
 
     def _request(self, method: str, path: str, data: Any = None) -> requests.Response:
-        response = requests.request(method, self.url + path, data=data, auth=self.credentials, timeout=60)
+        response = requests.request(method, self.url + path, data=data, auth=self.credentials, timeout=240)
         response.raise_for_status()
         return response
 

@@ -24,7 +24,7 @@ def test_what_is_uploaded_is_listed_and_comes_back_byte_for_byte(orthanc: Orthan
 def test_it_answers_over_dicomweb(orthanc: Orthanc, tmp_path):
     file = write_mr_series(tmp_path / "study")[0]
     orthanc.upload(file)
-    found = requests.get(f"{orthanc.dicomweb}/studies", timeout=60).json()
+    found = requests.get(f"{orthanc.dicomweb}/studies", timeout=240).json()
     assert [study["0020000D"]["Value"] for study in found] == [[pydicom.dcmread(file).StudyInstanceUID]]
 
 
@@ -41,7 +41,7 @@ def test_it_comes_back_on_its_ports_with_what_it_had(orthanc: Orthanc, tmp_path,
 def test_it_asks_for_a_password_where_told(tmp_path):
     with running_orthanc(tmp_path, credentials=("reader", "secret")) as orthanc:
         assert orthanc.studies() == []
-        assert requests.get(f"{orthanc.url}/studies", timeout=60).status_code == 401
+        assert requests.get(f"{orthanc.url}/studies", timeout=240).status_code == 401
 
 
 def test_it_sends_by_c_store_to_its_peers(tmp_path):

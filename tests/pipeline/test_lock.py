@@ -75,7 +75,7 @@ def test_a_second_run_stops_at_once_and_the_first_goes_on(tmp_path):
 def test_a_run_that_is_told_to_terminate_leaves_nothing(tmp_path):
     other = hold(tmp_path)
     other.terminate()
-    assert other.wait(60) == 128 + signal.SIGTERM
+    assert other.wait(240) == 128 + signal.SIGTERM
     assert names(tmp_path) == []
 
 
@@ -122,11 +122,11 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
             with locked(tmp_path):
                 inside.append(1)
                 most.append(len(inside))
-                barrier.wait(60)
+                barrier.wait(240)
                 inside.pop()
         except FolderInUseError:
             refused.append(1)
-            barrier.wait(60)
+            barrier.wait(240)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:

@@ -160,7 +160,7 @@ def test_mlflow_models_serve_answers_over_http(rows: Path, tmp_path: Path) -> No
         answer = json.loads(ask(f"http://127.0.0.1:{port}/invocations", rows.read_bytes(), process))["predictions"]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(240)
     assert [row["status"] for row in answer] == ["done", "done"], (tmp_path / "log").read_text()
     assert answer[0]["labels"] == answer[1]["labels"] > ""
 

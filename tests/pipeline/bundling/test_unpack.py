@@ -135,7 +135,7 @@ def test_several_processes_may_unpack_at_once(tmp_path):
     processes = [context.Process(target=_find, args=(path, 3, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in processes]
+    found = [results.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
     assert found == [{bundle_digest(find_bundle(path))}] * 4

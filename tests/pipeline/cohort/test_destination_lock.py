@@ -78,7 +78,7 @@ def test_a_second_run_stops_at_once_and_the_first_goes_on(store, other):
 
 def test_a_run_that_is_told_to_terminate_gives_the_lock_back(store, other):
     other.terminate()
-    assert other.wait(60) == 128 + signal.SIGTERM
+    assert other.wait(240) == 128 + signal.SIGTERM
     assert store.read(NAME) is None
 
 

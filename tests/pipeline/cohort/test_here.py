@@ -305,7 +305,7 @@ def test_an_interrupt_where_memory_is_short_does_not_wait_for_what_will_not_come
         return False
 
     def interrupt() -> None:
-        assert held_up.wait(30)
+        assert held_up.wait(240)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(here, "_fits", never)
@@ -318,7 +318,7 @@ def test_an_interrupt_where_memory_is_short_does_not_wait_for_what_will_not_come
         ended.set()
 
     threading.Thread(target=run, daemon=True).start()
-    assert ended.wait(60)
+    assert ended.wait(240)
 
 
 def test_a_scan_fits_where_there_is_room_for_what_is_made_of_it() -> None:
@@ -378,7 +378,7 @@ def test_cases_that_take_long_to_write_are_written_two_at_a_time(
         most[0] = max(most[0], writing[0])
         if writing[0] == here.WRITERS:
             both.set()
-        assert both.wait(30)
+        assert both.wait(240)
         try:
             return write(self, *arguments)
         finally:

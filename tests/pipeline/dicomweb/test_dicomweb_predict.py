@@ -25,7 +25,7 @@ def c_store(orthanc: Orthanc, folder: Path) -> None:
     if not program:
         pytest.skip("needs dcmtk: apt-get install dcmtk")
     words = [program, "-aec", orthanc.aet, "+sd", "127.0.0.1", str(orthanc.dicom_port), str(folder)]
-    subprocess.run(words, check=True, timeout=60)
+    subprocess.run(words, check=True, timeout=240)
 
 
 def stow(orthanc: Orthanc, folder: Path) -> None:

@@ -36,4 +36,4 @@ def make_files(authority: Path, name: str, host: str = "localhost") -> TlsFiles:
 
 
 def _openssl(*words: str) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=240)

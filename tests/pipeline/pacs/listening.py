@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 COMMAND = [sys.executable, "-m", "scanloom.pipeline.cli", "listen"]
 
 

@@ -27,7 +27,9 @@ from scanloom.pipeline.pacs.spool import Spool
 
 AET = "SCANLOOM"
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33"
-PATIENCE_S = 30.0
+PATIENCE_S = 240.0
+ANSWER_S = 30.0
+"""Patience of senders; where a node is killed pynetdicom uses all of it."""
 
 
 def _close_senders_sockets() -> None:
@@ -201,7 +203,7 @@ def associated(
 ) -> Iterator[Association]:
     """An association that proposes what the files need, and C-ECHO; the caller checks whether it is established."""
     entity = AE(aet)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE_S
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ANSWER_S
     entity.add_requested_context("1.2.840.10008.1.1")
     for file in files:
         meta = pydicom.dcmread(file, stop_before_pixels=True).file_meta

@@ -93,7 +93,7 @@ def test_pauses_grow_to_a_limit_and_the_destination_is_asked_for_one_study_at_a_
         forwarder.add(study, "r")
     assert forwarder.waiting == 2
     forwarder.start()
-    assert enough.wait(20)
+    assert enough.wait(240)
     forwarder.stop()
     assert set(tried) == {"one", "two"}
     assert forwarder._pause(1) == 0.01 and forwarder._pause(2) == 0.02 and forwarder._pause(40) == 0.05
@@ -248,7 +248,7 @@ def test_a_pacs_that_reads_no_more_is_given_up_and_tried_again(tmp_path: Path, m
 
     def read(event: evt.Event) -> None:
         if event.data[:1] == b"\x04":  # P-DATA-TF
-            reads.wait(20)
+            reads.wait(240)
 
     with fake_pacs() as pacs:
         pacs._server.bind(evt.EVT_DATA_RECV, read)
@@ -262,7 +262,7 @@ def test_a_pacs_that_takes_its_time_to_answer_does_not_keep_the_node_from_ending
 
     def answer(_: object) -> int:
         asked.set()
-        answers.wait(60)
+        answers.wait(240)
         return 0
 
     with fake_pacs() as pacs:
@@ -270,9 +270,9 @@ def test_a_pacs_that_takes_its_time_to_answer_does_not_keep_the_node_from_ending
         try:
             with running_node(tmp_path / "node", destinations=[pacs.destination]) as node:
                 send(node.port, make_study(tmp_path))
-                assert asked.wait(20)
+                assert asked.wait(240)
             (forwarder,) = node.node._forwarders.values()
-            wait_for(lambda: not forwarder._thread.is_alive(), "the thread to end", 5.0)
+            wait_for(lambda: not forwarder._thread.is_alive(), "the thread to end", 60.0)
             assert node.state() == "forwarding"
         finally:
             answers.set()

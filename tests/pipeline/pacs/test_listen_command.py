@@ -91,14 +91,14 @@ def test_it_listens_says_so_keeps_to_itself_and_ends_gently(tmp_path: Path, numb
         with associated(node.port) as association:
             assert association.send_c_echo().Status == 0
         url = node.wait_to_say(r"metrics at (http://127.0.0.1:\d+/)metrics").group(1)
-        with urllib.request.urlopen(f"{url}health", timeout=20) as answer:
+        with urllib.request.urlopen(f"{url}health", timeout=240) as answer:
             assert answer.read().startswith(b"health: ")
         again = listen(*words(tmp_path))
         assert again.returncode == 1 and "another run is writing there" in again.stderr
         for path in (tmp_path / "node").rglob("*"):
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or path.name == ".scanloom.lock"
         node.process.send_signal(number)
-        assert node.process.wait(30) == status
+        assert node.process.wait(240) == status
         assert "stops; what is not finished" in node.log.read_text()
         assert "Traceback" not in node.log.read_text()
     assert not (tmp_path / "node" / ".scanloom.lock").exists()

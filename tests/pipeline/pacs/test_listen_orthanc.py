@@ -71,7 +71,7 @@ def test_a_study_from_dcmtk_is_labelled_and_found_in_orthanc_under_the_same_stud
         store(node, study)
         node.wait_to_say("not run again")
         node.process.send_signal(signal.SIGTERM)
-        assert node.process.wait(30) == 0
+        assert node.process.wait(240) == 0
         log = node.log.read_text()
     assert {segmentation.StudyInstanceUID, report.StudyInstanceUID} == {images[0].StudyInstanceUID}
     assert [each["MainDicomTags"]["StudyInstanceUID"] for each in orthanc.studies()] == [images[0].StudyInstanceUID]

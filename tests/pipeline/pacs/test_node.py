@@ -91,7 +91,7 @@ def test_what_comes_while_a_study_is_computed_leads_to_another_run(tmp_path: Pat
     compute.gate.clear()
     with fake_pacs() as pacs, running_node(tmp_path / "node", compute, destinations=[pacs.destination]) as node:
         send(node.port, files[:5])
-        assert compute.entered.wait(20)
+        assert compute.entered.wait(240)
         send(node.port, files[5:])
         compute.gate.set()
         wait_for(lambda: len(compute.sets) == 2, "the second run")
@@ -348,7 +348,7 @@ def test_stopping_waits_for_the_study_in_hand_and_gives_the_port_back(tmp_path: 
     compute.gate.clear()
     with running_node(tmp_path / "node", compute) as node:
         send(node.port, files)
-        assert compute.entered.wait(20)
+        assert compute.entered.wait(240)
         threading.Timer(0.3, compute.gate.set).start()
     assert node.state() == "finished"
     with running_node(tmp_path / "node", receiving={"port": node.port}), associated(node.port) as association:

@@ -18,7 +18,7 @@ from scanloom.pipeline.pacs.metrics import Metrics, MetricsServer
 
 
 def page(server: MetricsServer, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=240) as answer:
         return answer.read().decode()
 
 
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_refused() -> None:
 def test_a_client_that_goes_away_leaves_no_trace_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     server = MetricsServer(Metrics(), "127.0.0.1", 0, lambda: "well")
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=240) as client:
             client.sendall(b"GET /hea")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
         assert page(server, "/health") == "well\n"  # its turn came after the client's

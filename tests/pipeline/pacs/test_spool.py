@@ -144,7 +144,7 @@ def test_of_two_senders_of_one_instance_the_first_is_kept_and_counted(
 
     def write_together(*args: object) -> None:
         write(*args)  # type: ignore[arg-type]
-        both.wait(20)
+        both.wait(240)
 
     monkeypatch.setattr(module, "_write", write_together)
     threads = [threading.Thread(target=lambda: new.append(kept.store(name(), True, [b"abc"]))) for _ in range(2)]

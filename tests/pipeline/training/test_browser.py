@@ -68,7 +68,7 @@ def address(own_store: Path) -> Iterator[str]:
     assert found is not None
     yield found.group()
     process.send_signal(signal.SIGINT)
-    process.wait(30)
+    process.wait(240)
     process.stderr.close()
 
 
@@ -97,7 +97,7 @@ def page(address: str) -> Iterator[Any]:
 def look(page: Any, picture: str, *words: str) -> None:
     """Wait until the page shows all the words; keep a picture of it where that is asked for, without paths in it."""
     for word in words:
-        page.get_by_text(word).first.wait_for(timeout=60_000)
+        page.get_by_text(word).first.wait_for(timeout=240_000)
     folder = os.environ.get("SCANLOOM_SCREENSHOTS")
     if folder:
         page.mouse.move(0, 0)
@@ -112,7 +112,7 @@ def test_the_page_shows_the_run_its_metrics_its_picture_and_the_model(
 ) -> None:
     run_id = train_one(crops, own_store)
     page.goto(f"{address}/#/experiments")
-    page.get_by_role("link", name=NAME).click(timeout=60_000)
+    page.get_by_role("link", name=NAME).click(timeout=240_000)
     look(page, "runs", f"{NAME} fold 0")
     page.get_by_role("link", name=f"{NAME} fold 0").first.click()
     look(page, "run", "train/loss", "val/mean_dice", run_id)
@@ -120,7 +120,7 @@ def test_the_page_shows_the_run_its_metrics_its_picture_and_the_model(
     page.goto(f"{run}/model-metrics")
     look(page, "metrics", "learning_rate")
     page.goto(f"{run}/artifacts/validation/worst.png")
-    page.wait_for_function("[...document.images].some(image => image.naturalWidth > 800)", timeout=60_000)
+    page.wait_for_function("[...document.images].some(image => image.naturalWidth > 800)", timeout=240_000)
     look(page, "picture", "worst.png")
     page.goto(f"{address}/#/models/{NAME}")
     look(page, "model", NAME, "champion")

@@ -23,7 +23,7 @@ class Tracker:
         self.hangs.set()
 
     def __call__(self, record: Record) -> str | None:
-        self.hangs.wait(60)
+        self.hangs.wait(240)
         if self.away:
             raise ConnectionError
         if record["n"] == "never":
@@ -45,7 +45,7 @@ def put(outbox: Outbox, *numbers: int | str) -> None:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.005)
     return is_so()

@@ -275,7 +275,7 @@ def _interrupt(work: Path, words: Sequence[str], number: int) -> list[str]:
         said.append(line.rstrip("\n"))
         if line.startswith("epoch 3/"):
             process.send_signal(number)
-    _, _ = process.communicate(timeout=60)
+    _, _ = process.communicate(timeout=240)
     # Python dies of SIGINT itself where the interruption passed an eval(), as MONAI's does; a shell shows 130 for both.
     assert process.returncode in (130, -signal.SIGINT), said
     (run,) = Training(work, subprocess.CompletedProcess([], 0)).runs()

@@ -68,13 +68,13 @@ def test_it_shows_the_runs_and_artifacts_and_ends_with_its_children(own_store: P
     assert process.stderr.readline().startswith("starting MLflow on the store sqlite:///")
     assert process.stderr.readline() == f"MLflow is on http://127.0.0.1:{port}; Ctrl-C ends it\n"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={run.run_id}", timeout=30) as answer:
+    with opener.open(f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={run.run_id}", timeout=240) as answer:
         assert json.load(answer)["run"]["info"]["run_name"] == "the run"
     address = f"http://127.0.0.1:{port}/get-artifact?path=validation/case.txt&run_uuid={run.run_id}"
-    with opener.open(address, timeout=30) as answer:
+    with opener.open(address, timeout=240) as answer:
         assert answer.read() == b"picture"
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=240)
     assert (process.returncode, rest) == (0, "")
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
