@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -262,13 +262,9 @@ def _make_folder(folder: Path) -> None:
 
 def _flush_tree(folder: Path) -> None:
     """Wait until every file and folder below is on the disk."""
-    for path in _walk(folder):
-        flush_folder(path)  # a file is flushed in the same way
-    flush_folder(folder)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if not path.is_symlink())
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            flush_folder(path)  # a file is flushed in the same way
 
 
 def _names(folder: Path) -> frozenset[str]:
@@ -279,10 +275,10 @@ def _names(folder: Path) -> frozenset[str]:
 
 
 def _size(folder: Path) -> int:
+    """Bytes of the files below, but for those that another thread removes meanwhile."""
     total = 0
-    for path in _walk(folder):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # being removed by another thread
-            continue
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(Path(inside, name)).st_size
     return total

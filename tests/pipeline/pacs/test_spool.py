@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from pathlib import Path
@@ -35,6 +36,24 @@ def test_everything_is_readable_for_its_owner_alone(tmp_path: Path) -> None:
     spool(tmp_path / "deep" / "spool").store(name(), True, [b"abc"])
     for path in (tmp_path / "deep" / "spool").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_folder_that_another_thread_removes_meanwhile_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, study = spool(tmp_path), uid_hash("one")
+    kept.store(name("1"), True, [b"abc"])
+    kept.store(name("2"), False, [b"de"])
+    scandir = os.scandir
+
+    def scandir_but(path: str) -> object:
+        if Path(path).name == "images":
+            raise FileNotFoundError
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_but)
+    kept.measure(study)
+    assert kept.used_bytes == 2
 
 
 def test_what_is_no_image_is_kept_apart_from_what_is_computed(tmp_path: Path) -> None:
