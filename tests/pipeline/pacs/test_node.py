@@ -213,7 +213,7 @@ def test_what_is_left_of_a_study_goes_after_some_days_but_not_what_is_under_way(
             send(node.port, two)
             node.wait_to_say("can not be reached")
             assert len(node.spool.studies()) == 2
-            for state in (tmp_path / "node").rglob("state.json"):
+            for state in list((tmp_path / "node").rglob("state.json")):
                 os.utime(state, (time.time() - 90_000,) * 2)
             node.wait_to_say("removed after 1 days")
             wait_for(lambda: len(node.spool.studies()) == 1, "one study to go")

@@ -289,7 +289,7 @@ def test_an_association_that_breaks_off_leaves_what_was_answered(tmp_path: Path)
 def test_nothing_of_the_patient_is_in_a_name_or_a_line(tmp_path: Path) -> None:
     files = make_study(tmp_path)
     uids = [str(pydicom.dcmread(files[0]).get(key)) for key in ("StudyInstanceUID", "SOPInstanceUID")]
-    with running_node(tmp_path / "node") as node:
+    with running_node(tmp_path / "node", options={"keeps_images": True}) as node:
         send(node.port, files)
         node.wait_to_say("done")
         names = [str(path.relative_to(tmp_path)) for path in (tmp_path / "node").rglob("*")]
