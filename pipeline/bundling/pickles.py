@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import pickletools
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from .zip_file import DAMAGED
 
 TENSOR_NAMES = re.compile(
     r"collections OrderedDict|torch \w+Storage|torch Size|torch (u?int|float|bfloat|complex|bool)\w*"
@@ -28,18 +28,6 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".ts",
 """What files are called that pickles are kept in."""
 MOST_BYTES = 2**28
 """Of a pickle that is looked through; the tensors' values lie beside it."""
-_DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 def look_into(path: Path) -> str | None:
@@ -53,7 +41,7 @@ def look_into(path: Path) -> str | None:
             return _of_pickles(path)
         if path.suffix.lower() == ".npy" and b"'O'" in path.read_bytes()[:256]:
             return "a NumPy array of pickled objects"
-    except _DAMAGED as error:
+    except (OSError, *DAMAGED) as error:
         return f"can not be looked into ({type(error).__name__})"
     return None
 

@@ -34,7 +34,7 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000  # APPNOTE 4.4.4: encrypted, strongly encrypted
 _KINDS = (0, stat.S_IFREG, stat.S_IFDIR)
 _SYSTEM = ("__macosx", ".ds_store", "thumbs.db", "desktop.ini")
 """What operating systems put beside the folder that they zip."""
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -45,6 +45,7 @@ _DAMAGED = (
     ValueError,
     OverflowError,
 )
+"""What the standard library raises where a zip, or what is in it, is damaged."""
 
 
 class BundleZip:
@@ -194,7 +195,7 @@ def _reported(where: str) -> Iterator[None]:
     """Damage, and what the system says, in our own words."""
     try:
         yield
-    except _DAMAGED:
+    except DAMAGED:
         raise BundleError(f"{where}: is no zip, or cut short or damaged. Copy it again.") from None
     except OSError as error:
         raise BundleError(
